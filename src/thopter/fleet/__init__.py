@@ -1,0 +1,1 @@
+"""Use cases: boxes, runs, truth."""

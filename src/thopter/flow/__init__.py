@@ -1,0 +1,1 @@
+"""Durable flows: a thin layer over DBOS."""

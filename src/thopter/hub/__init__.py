@@ -1,0 +1,1 @@
+"""The daemon; the only composition root."""

@@ -1,0 +1,168 @@
+"""Settings: one table of what exists, read from defaults, files and environment with their origin.
+
+Precedence, strongest first: flag > ``THOPTER_*`` > project ``thopter.toml`` > user config > default.
+A file that can't be parsed is never written over and never ignored: it is an error with the line.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from thopter.model.errors import BadInput
+
+
+class Setting(Struct, frozen=True):
+    """One setting: dotted ``key``, default (its type is the setting's type), and its sentence."""
+
+    key: str
+    default: Any
+    doc: str
+    choices: tuple[str, ...] = ()
+
+    @property
+    def env(self) -> str:
+        """The environment variable that sets it."""
+        return "THOPTER_" + self.key.upper().replace(".", "_").replace("-", "_")
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("default_thopter", "", "The thopter that '.' means in every command."),
+    Setting("owner", "", "Who owns new thopters; empty means git's user.name, else the login."),
+    Setting("provider", "local", "Where boxes are made.", ("local",)),
+    Setting("agents.default", "claude", "The agent used when none is named.", ("claude",)),
+    Setting("agents.claude.version", "2.1.329", "Claude Code version put into the golden box."),
+    Setting("agents.claude.base_url", "https://api.anthropic.com", "Model endpoint of Claude Code."),
+    Setting("agents.claude.model", "", "Model name passed to Claude Code; empty means its own default."),
+    Setting(
+        "agents.claude.permission_mode", "bypassPermissions",
+        "Permission mode of Claude Code inside a box.",
+        ("bypassPermissions", "acceptEdits", "default", "plan"),
+    ),
+    Setting("box.memory_mb", 4096, "Memory limit of a box in MiB; 0 means none."),
+    Setting("box.pids", 2048, "How many processes a box may have; 0 means no limit."),
+    Setting("box.cpus", 2.0, "How many processors a box may use; 0 means no limit."),
+    Setting("box.disk_mb", 20480, "How much a box may write in MiB; 0 means no limit."),
+    Setting(
+        "local.isolation", "auto", "How the local provider isolates boxes; auto takes the strongest.",
+        ("auto", "namespaces-idmapped", "namespaces-user", "bubblewrap", "container", "none"),
+    ),
+    Setting("hub.listen", "", "Loopback address for TCP, e.g. 127.0.0.1:8480; empty means unix socket only."),
+    Setting("hub.log_level", "info", "How much the hub logs.", ("debug", "info", "warning", "error")),
+)  # fmt: skip
+
+_BY_KEY = {s.key: s for s in SETTINGS}
+
+
+class Value(Struct, frozen=True):
+    """A setting's value and where it came from (``default``, a path, or a variable's name)."""
+
+    value: Any
+    origin: str
+
+
+class Settings:
+    """An immutable set of values; unset keys have their defaults."""
+
+    def __init__(self, values: Mapping[str, Value]) -> None:
+        self._values = dict(values)
+
+    def get(self, key: str) -> Any:
+        """Return the value of ``key``, which must be in :data:`SETTINGS`."""
+        return self.explain(key).value
+
+    def explain(self, key: str) -> Value:
+        """Return value and origin of ``key``."""
+        return self._values.get(key) or Value(setting(key).default, "default")
+
+    def section(self, prefix: str) -> dict[str, Any]:
+        """Return ``{rest: value}`` of all keys below ``prefix.``."""
+        cut = len(prefix) + 1
+        return {s.key[cut:]: self.get(s.key) for s in SETTINGS if s.key.startswith(prefix + ".")}
+
+
+def setting(key: str) -> Setting:
+    """Return the definition of ``key`` or raise BadInput naming the known keys."""
+    if key not in _BY_KEY:
+        raise BadInput(f"there is no setting {key!r}", hint="known settings: " + ", ".join(sorted(_BY_KEY)))
+    return _BY_KEY[key]
+
+
+def parse(key: str, raw: Any, origin: str) -> Value:
+    """Check ``raw`` (a string, or a TOML value) against the setting's type and choices."""
+    spec = setting(key)
+    kind = type(spec.default)
+    value: Any
+    try:
+        if kind is bool:
+            value = raw if isinstance(raw, bool) else _BOOLS[str(raw).strip().lower()]
+        elif kind in (int, float):
+            if isinstance(raw, bool):
+                raise ValueError
+            value = kind(raw)
+            if value < 0:
+                raise ValueError
+        elif isinstance(raw, str):
+            value = raw
+        else:
+            raise ValueError
+    except (KeyError, ValueError, TypeError):
+        raise BadInput(f"{key} = {raw!r} ({origin}) is not a usable {kind.__name__}", hint=spec.doc) from None
+    if spec.choices and value not in spec.choices:
+        raise BadInput(f"{key} = {value!r} ({origin}) is not one of {', '.join(spec.choices)}", hint=spec.doc)
+    return Value(value, origin)
+
+
+_BOOLS = {"1": True, "true": True, "yes": True, "on": True,
+          "0": False, "false": False, "no": False, "off": False}  # fmt: skip
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; missing = empty; unparsable = BadInput that says the line."""
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    except OSError as e:
+        raise BadInput(f"{path} can't be read: {e.strerror}") from None
+    try:
+        return tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise BadInput(f"{path} is not TOML: {e}", hint="mend that line; nothing was changed") from None
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def load(
+    config: Path,
+    env: Mapping[str, str] | None = None,
+    project: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Read all sources. ``project`` is a ``thopter.toml``; keys of other tables in it are left to
+    their own readers, unknown keys of ours are an error that lists the known ones."""
+    env = os.environ if env is None else env
+    values: dict[str, Value] = {}
+    for path in (config, project):
+        if path is not None:
+            for key, raw in _flatten(read_toml(path)).items():
+                values[key] = parse(key, raw, str(path))
+    for spec in SETTINGS:
+        if spec.env in env and env[spec.env] != "":
+            values[spec.key] = parse(spec.key, env[spec.env], spec.env)
+    for key, raw in (flags or {}).items():
+        values[key] = parse(key, raw, "flag")
+    return Settings(values)

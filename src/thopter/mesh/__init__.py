@@ -1,0 +1,1 @@
+"""How anyone talks to a hub."""

@@ -1,0 +1,256 @@
+"""The sockets drivers plug into, on one page: Provider, Agent.
+
+A provider is a kind of place where boxes are made. Its core is small; what only some kinds can do
+are facets, found with ``isinstance`` (all protocols here are runtime-checkable).
+
+An agent is a kind of coding program. It is a set of pure functions from bytes to facts and from
+wishes to files, argv and keystrokes: no I/O, no clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from msgspec import Struct, field
+
+from thopter.model.evidence import Evidence
+from thopter.model.nouns import BoxState, Entry, Isolation, Limits
+
+# ---------------------------------------------------------------------------------------- provider
+
+
+class BoxSpec(Struct, frozen=True, kw_only=True):
+    """What is wanted. ``key`` makes ``ensure`` idempotent; ``ports`` are the loopback ports on
+    which gateways shall listen inside the box; ``native`` is for the vendor's own options."""
+
+    key: str
+    name: str
+    golden: str = "default"
+    limits: Limits = Limits()
+    ports: tuple[int, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    native: Mapping[str, Any] = field(default_factory=dict)
+
+
+class BoxHandle(Struct, frozen=True, kw_only=True):
+    """What the provider says of a box. ``memory`` is its opaque note, stored by the hub."""
+
+    key: str
+    state: BoxState
+    isolation: Isolation
+    tags: Mapping[str, str] = field(default_factory=dict)
+    memory: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Caps(Struct, frozen=True, kw_only=True):
+    """What this provider can do with this spec: sets of words, and words for what it can't.
+
+    ``limits`` holds the names of Limits fields that are really enforced. ``missing`` maps what is
+    absent to one sentence on how to get it (shown by ``thopter doctor``).
+    """
+
+    isolation: Isolation
+    facets: frozenset[str] = frozenset()
+    limits: frozenset[str] = frozenset()
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+class Leak(Struct, frozen=True, kw_only=True):
+    """Something on this machine made by a provider that no recorded box accounts for."""
+
+    kind: str  # process, mount, cgroup, directory, socket, netns, loop
+    what: str
+    key: str = ""
+
+
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@runtime_checkable
+class Provider(Protocol):
+    """The core every kind of provider has.
+
+    After a hub restart a new object is made and ``list`` must find everything the old one made.
+    No method keeps state that the outside does not hold. Errors are those of model.errors:
+    NotFound, Conflict, Throttled, NotNow, Unsupported, Ambiguous.
+    """
+
+    name: ClassVar[str]
+
+    async def start(self) -> None:
+        """Make ready (helpers, folders). Idempotent; adopts what an earlier hub left running."""
+
+    async def close(self) -> None:
+        """Let go of helpers' connections; boxes go on."""
+
+    async def caps(self, spec: BoxSpec | None = None) -> Caps:
+        """Say what can be done, decided by really trying once (cached)."""
+
+    async def ensure(self, spec: BoxSpec) -> BoxHandle:
+        """Make the box, or return it when ``spec.key`` exists already. All or nothing: a failed
+        creation leaves nothing behind."""
+
+    async def get(self, key: str) -> BoxHandle:
+        """Return the box's present state; ``NotFound`` when there is none."""
+
+    async def list(self, tags: Mapping[str, str] | None = None) -> Sequence[BoxHandle]:
+        """Every box of this provider that carries all ``tags``."""
+
+    async def channel(self, key: str) -> Stream:
+        """Open a byte stream to the box's boxd (protocol: boxd/wire.py)."""
+
+    async def destroy(self, key: str) -> None:
+        """End every process of the box and remove all it had. Gone already = success."""
+
+    async def leaks(self, known: frozenset[str]) -> Sequence[Leak]:
+        """List what this provider made on this machine that belongs to no key in ``known``."""
+
+    async def sweep(self, known: frozenset[str]) -> Sequence[Leak]:
+        """Remove those leaks; return the ones removed."""
+
+
+@runtime_checkable
+class Confines(Protocol):
+    """The box has no route; gateways listen inside it."""
+
+    async def listeners(self, key: str) -> Mapping[int, socket.socket]:
+        """Return listening TCP sockets bound to 127.0.0.1:<port> *inside* the box, one for each
+        ``spec.ports``. May be called again (by a new gateway process); each call returns new
+        descriptors of the same sockets."""
+
+
+@runtime_checkable
+class Suspends(Protocol):
+    """Level FREEZE only, so far."""
+
+    async def freeze(self, key: str) -> None:
+        """Stop every process of the box at once. Idempotent."""
+
+    async def thaw(self, key: str) -> None:
+        """Let them go on. Idempotent."""
+
+
+@runtime_checkable
+class Goldens(Protocol):
+    """Keeps the read-only root that boxes start from."""
+
+    async def golden_ready(self, golden: str, want: Sequence[GoldenPart]) -> bool:
+        """True when that golden exists and holds exactly these parts."""
+
+    def build_golden(self, golden: str, want: Sequence[GoldenPart]) -> AsyncIterator[str]:
+        """Build it (atomically; the old one stays until then); yields lines of progress."""
+
+
+class GoldenPart(Struct, frozen=True, kw_only=True):
+    """Something installed into a golden: an npm package of an exact version under
+    ``/opt/thopter/<name>``; ``check`` is the argv run there to prove that it works."""
+
+    name: str
+    npm: str
+    version: str
+    check: tuple[str, ...] = ()
+
+
+# ------------------------------------------------------------------------------------------- agent
+
+
+class FileSpec(Struct, frozen=True, kw_only=True):
+    """A file to put into the box before the agent starts."""
+
+    path: str
+    content: bytes
+    mode: int = 0o600
+
+
+class LaunchContext(Struct, frozen=True, kw_only=True):
+    """All an agent may know when it prepares and launches one run in one box.
+
+    ``model_url`` is the loopback address of the model gateway inside the box; the credential is
+    not here and never will be. ``hook_url`` is where boxd listens for hooks. ``settings`` are the
+    agent's own settings from the hub (no secrets among them).
+    """
+
+    run: str
+    name: str
+    session: str
+    home: str
+    cwd: str
+    prompt_file: str
+    model_url: str
+    hook_url: str
+    box_token: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Launch(Struct, frozen=True, kw_only=True):
+    """How to start the agent's own screen: ``argv`` in ``cwd`` with exactly ``env``."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: str
+
+
+class Keys(Struct, frozen=True, kw_only=True):
+    """One step at the agent's terminal. Exactly one of ``text`` (typed literally), ``paste``
+    (bracketed paste), ``keys`` (tmux key names) is set; then ``pause_ms`` passes."""
+
+    text: str = ""
+    paste: str = ""
+    keys: tuple[str, ...] = ()
+    pause_ms: int = 0
+
+
+class Reading(Struct, frozen=True, kw_only=True):
+    """What a piece of input means: facts for truth, entries for the transcript."""
+
+    evidence: tuple[Evidence, ...] = ()
+    entries: tuple[Entry, ...] = ()
+    session: str = ""
+    transcript: str = ""  # path of the transcript inside the box, when the input names it
+    receipt: str = ""  # text of a user prompt that the agent has taken in
+    problem: str = ""  # why the input could not be read (skipped and counted)
+
+
+@runtime_checkable
+class Agent(Protocol):
+    """One kind of coding program; see the module docstring. Every ``read_*`` takes hostile bytes,
+    never raises, and answers an empty Reading with ``problem`` for what it can't read."""
+
+    name: ClassVar[str]
+
+    def golden_part(self, settings: Mapping[str, Any]) -> GoldenPart:
+        """What must be in the golden for this agent, at which pinned version."""
+
+    def prepare(self, ctx: LaunchContext) -> tuple[FileSpec, ...]:
+        """Files that make the agent come up with no question asked, hooks included."""
+
+    def launch(self, ctx: LaunchContext) -> Launch:
+        """The command for a fresh session with the prompt of ``ctx.prompt_file``."""
+
+    def resume(self, ctx: LaunchContext) -> Launch:
+        """The command that goes on with session ``ctx.session``."""
+
+    def say(self, text: str) -> tuple[Keys, ...]:
+        """Keystrokes that enter ``text`` as the user's own message and submit it. Raises BadInput
+        for text that can't be entered (empty, NUL)."""
+
+    def interrupt(self) -> tuple[Keys, ...]:
+        """Keystrokes that stop the present turn and leave the agent at its prompt."""
+
+    def transcript_root(self, ctx: LaunchContext) -> tuple[str, str]:
+        """``(directory, glob)`` inside the box under which transcripts appear."""
+
+    def read_hook(self, event: str, body: bytes, at_ms: int, seen_ms: int) -> Reading:
+        """Understand one hook call. ``at_ms`` is boxd's time of arrival."""
+
+    def read_transcript(self, path: str, line: bytes, seen_ms: int) -> Reading:
+        """Understand one complete line of a transcript file (path relative to the root)."""
+
+    def read_status(self, path: str, content: bytes, seen_ms: int) -> Reading:
+        """Understand the agent's own status file, where it has one."""
+
+    def read_screen(self, screen: str, at_ms: int) -> Reading:
+        """Understand a captured pane (plain text)."""

@@ -1,0 +1,1 @@
+"""One module = one kind of place where boxes are made."""

@@ -1,0 +1,1 @@
+"""Public test tools: scripted model, conformance suites, fakes."""
