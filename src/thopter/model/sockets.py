@@ -210,7 +210,8 @@ class Reading(Struct, frozen=True, kw_only=True):
     entries: tuple[Entry, ...] = ()
     session: str = ""
     transcript: str = ""  # path of the transcript inside the box, when the input names it
-    receipt: str = ""  # text of a user prompt that the agent has taken in
+    receipt: str = ""  # text of a user prompt that has reached the agent
+    receipt_kind: str = ""  # "taken" (it is the agent's prompt now) or "queued" (it is busy)
     problem: str = ""  # why the input could not be read (skipped and counted)
 
 
