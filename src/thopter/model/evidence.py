@@ -62,10 +62,15 @@ class Evidence(Struct, frozen=True, kw_only=True):
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
-    """A derived state with what it rests on, strongest first."""
+    """A derived state with what it rests on, strongest first.
+
+    ``since_ms`` does not move while the state lasts. ``problem``: why it failed, or what went wrong
+    in a turn that has ended. ``contradiction``: what disagrees, when that made it ``unknown``.
+    """
 
     state: RunState
     reason: WaitReason | None = None
     since_ms: int = 0
     because: tuple[Evidence, ...] = ()
     contradiction: str = ""
+    problem: str = ""
