@@ -244,6 +244,9 @@ class Agent(Protocol):
     def transcript_root(self, ctx: LaunchContext) -> tuple[str, str]:
         """``(directory, glob)`` inside the box under which transcripts appear."""
 
+    def status_root(self, ctx: LaunchContext) -> tuple[str, str]:
+        """``(directory, glob)`` of the agent's own status files; ``("", "")`` where it has none."""
+
     def read_hook(self, event: str, body: bytes, at_ms: int, seen_ms: int) -> Reading:
         """Understand one hook call. ``at_ms`` is boxd's time of arrival."""
 
