@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from thopter.model.evidence import Evidence
 from thopter.model.nouns import Entry
+from thopter.model.sockets import Leak
 
 
 class RunRequest(Struct, kw_only=True):
@@ -114,7 +115,7 @@ class TellRequest(Struct, kw_only=True):
 
     text: str
     interrupt: bool = False
-    receipt_timeout_ms: int = 15000
+    receipt_timeout_ms: Annotated[int, Meta(ge=0, le=600_000)] = 15000
 
 
 class TellResult(Struct, kw_only=True):
@@ -187,3 +188,76 @@ class HubInfo(Struct, kw_only=True):
     boxes: int = 0
     problem: str = ""
     listeners: list[str] = field(default_factory=list)
+
+
+class Nothing(Struct, kw_only=True):
+    """``{}``: the body of a call that needs none, and the answer when "done" says it all."""
+
+
+class Thopters(Struct, kw_only=True):
+    """``GET /v1/thopters``."""
+
+    thopters: list[ThopterView]
+
+
+class ScreenText(Struct, kw_only=True):
+    """``GET /v1/thopters/{name}/screen``: the pane as plain text, hostile like all box text."""
+
+    screen: str
+
+
+class PullRequest(Struct, kw_only=True):
+    """``POST /v1/thopters/{name}/pull``. ``wip``: commit what is not committed, first."""
+
+    wip: bool = False
+
+
+class Written(Struct, kw_only=True):
+    """``POST /v1/thopters/{name}/put``: bytes now in the file."""
+
+    size: int
+
+
+class Checks(Struct, kw_only=True):
+    """``GET /v1/doctor``."""
+
+    checks: list[Check]
+
+
+class Leaks(Struct, kw_only=True):
+    """``GET /v1/doctor/leaks``; ``POST /v1/doctor/sweep`` answers those it removed."""
+
+    leaks: list[Leak]
+
+
+class PtySize(Struct, frozen=True, kw_only=True):
+    """A terminal's size in character cells."""
+
+    rows: Annotated[int, Meta(ge=1, le=65535)] = 24
+    cols: Annotated[int, Meta(ge=1, le=65535)] = 80
+
+
+class ExecRequest(Struct, kw_only=True):
+    """First message of ``WS /v1/thopters/{name}/exec``. ``env`` null: the box's default one;
+    ``cwd`` empty: the box's work folder; ``stdin`` false: the command reads an empty stdin."""
+
+    argv: Annotated[list[str], Meta(min_length=1)]
+    env: dict[str, str] | None = None
+    cwd: str = ""
+    pty: PtySize | None = None
+    stdin: bool = True
+
+
+class ErrorInfo(Struct, kw_only=True):
+    """The wire form of an error; see ``model.errors``."""
+
+    code: str
+    message: str
+    hint: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+class ErrorBody(Struct, kw_only=True):
+    """Every answer that is not a success: ``{"error": {…}}``."""
+
+    error: ErrorInfo
