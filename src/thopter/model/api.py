@@ -7,8 +7,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct, field
 
 from thopter.model.evidence import Evidence
-from thopter.model.nouns import Entry
-from thopter.model.sockets import Leak
+from thopter.model.nouns import Entry, Leak
 
 
 class RunRequest(Struct, kw_only=True):

@@ -110,6 +110,14 @@ class Run(Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
 
 
+class Leak(Struct, frozen=True, kw_only=True):
+    """Something on this machine made by a provider that no recorded box accounts for."""
+
+    kind: str  # process, mount, cgroup, directory, socket, netns, loop
+    what: str
+    key: str = ""
+
+
 class Role(enum.StrEnum):
     """Who speaks in a transcript entry."""
 

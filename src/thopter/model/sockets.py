@@ -18,6 +18,7 @@ from msgspec import Struct, field
 
 from thopter.model.evidence import Evidence
 from thopter.model.nouns import BoxState, Entry, Isolation, Limits
+from thopter.model.nouns import Leak as Leak
 
 # ---------------------------------------------------------------------------------------- provider
 
@@ -56,14 +57,6 @@ class Caps(Struct, frozen=True, kw_only=True):
     facets: frozenset[str] = frozenset()
     limits: frozenset[str] = frozenset()
     missing: Mapping[str, str] = field(default_factory=dict)
-
-
-class Leak(Struct, frozen=True, kw_only=True):
-    """Something on this machine made by a provider that no recorded box accounts for."""
-
-    kind: str  # process, mount, cgroup, directory, socket, netns, loop
-    what: str
-    key: str = ""
 
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
