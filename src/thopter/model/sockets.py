@@ -163,7 +163,8 @@ class LaunchContext(Struct, frozen=True, kw_only=True):
 
     ``model_url`` is the loopback address of the model gateway inside the box; the credential is
     not here and never will be. ``hook_url`` is where boxd listens for hooks. ``settings`` are the
-    agent's own settings from the hub (no secrets among them).
+    agent's own settings from the hub (no secrets among them). ``prompt`` is what ``prompt_file``
+    holds: an agent that takes its prompt as an argument passes it exactly (empty: no task yet).
     """
 
     run: str
@@ -176,6 +177,7 @@ class LaunchContext(Struct, frozen=True, kw_only=True):
     hook_url: str
     box_token: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    prompt: str = ""
 
 
 class Launch(Struct, frozen=True, kw_only=True):
