@@ -12,9 +12,12 @@ Each has a stable ``code`` (for programs), an exit code (DESIGN 11.10), an HTTP 
     +-- HubUnreachable          exit 4  http 503
     +-- Refused                 exit 5  http 409
     |   +-- Conflict
+    |   +-- Cancelled
     +-- NotAllowed              exit 6  http 403
     +-- TimedOut                exit 7  http 504
     +-- PartlyDone              exit 8  http 207
+    +-- StorageError            exit 1  http 500
+    |   +-- StorageFull         exit 1  http 507
     +-- ProviderError
         +-- Throttled           (retry_after seconds)
         +-- NotNow              the thing exists but is not in a state to do this
@@ -109,6 +112,12 @@ class Conflict(Refused):
     code = "conflict"
 
 
+class Cancelled(Refused):
+    """Somebody called it off before it was done; what it had done was undone."""
+
+    code = "cancelled"
+
+
 class NotAllowed(ThopterError):
     """The caller may not do this."""
 
@@ -131,6 +140,21 @@ class PartlyDone(ThopterError):
     code = "partly_done"
     exit_code = 8
     http_status = 207
+
+
+class StorageError(ThopterError):
+    """The hub's own database could not do this; nothing of it was recorded."""
+
+    code = "storage_failed"
+    default_hint = "see 'thopter hub logs'; the disk or the database file may be damaged"
+
+
+class StorageFull(StorageError):
+    """There is no room on the hub's disk; nothing of this was recorded, the hub goes on."""
+
+    code = "storage_full"
+    http_status = 507
+    default_hint = "free some space on the disk of the state folder, then do it again"
 
 
 class ProviderError(ThopterError):
