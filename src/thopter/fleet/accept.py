@@ -1,0 +1,177 @@
+"""Accepting work: everything that can be refused is refused here, before anything is made; what is
+accepted is committed with its intent in one transaction, so that a crash can't lose it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import uuid
+from typing import Any
+
+from msgspec import Struct, convert, structs
+
+from thopter.fleet.deps import Deps, request_mark
+from thopter.fleet.launch import FlyArgs, new_limits, new_token
+from thopter.fleet.tell import check_text
+from thopter.kit.names import friendly
+from thopter.model.api import Accepted, RunRequest
+from thopter.model.errors import BadInput, NotFound, Refused, StorageFull
+from thopter.model.events import Event
+from thopter.model.ids import BoxId, RunId, check_name, new_id
+from thopter.model.nouns import Box, BoxState, Run, RunState
+from thopter.store.intents import Intent
+from thopter.store.store import Tx
+
+_BRANCH = re.compile(r"(?!-)[A-Za-z0-9/_.+-]{1,200}")
+_URL = re.compile(r"(?:https|ssh)://\S+|[A-Za-z0-9_.-]+@[A-Za-z0-9.-]+:\S+")
+_LEAST_DISK = 1 << 30
+_NAMES_TRIED = 50
+
+
+class Ids(Struct, frozen=True):
+    """The ids of one request; the same for every attempt at one idempotency key."""
+
+    box: BoxId
+    run: RunId
+    flow: str
+
+    @classmethod
+    def make(cls, now_ms: int) -> Ids:
+        """Derive them from the present call's mark, or draw fresh ones."""
+        token = request_mark.get().token
+        if not token:
+            return cls(BoxId(new_id("box", now_ms)), RunId(new_id("run", now_ms)), new_id("flow", now_ms))
+        stem = hashlib.sha256(b"thopter ids\0" + token.encode()).hexdigest()[:26]
+        return cls(BoxId("box_" + stem), RunId("run_" + stem), "flow_" + stem)
+
+
+class Acceptor:
+    """Checks, records and submits; see the module docstring."""
+
+    def __init__(self, deps: Deps) -> None:
+        self.deps = deps
+
+    async def accept(self, req: RunRequest, *, task: bool) -> Accepted:
+        """Record a run (``task`` false: a thopter that waits at its prompt) and start its flow."""
+        self._check(req, task)
+        now = self.deps.clock.now_ms()
+        ids = Ids.make(now)
+        wish = Box(
+            id=ids.box,
+            name=req.name,
+            provider=str(self.deps.settings.get("provider")),
+            state=BoxState.CREATING,
+            created_ms=now,
+            changed_ms=now,
+            limits=new_limits(self.deps.settings.section("box")),
+            memory={"flow": ids.flow},
+        )
+        run = Run(
+            id=ids.run,
+            box=ids.box,
+            agent=req.agent,
+            prompt=req.prompt,
+            state=RunState.QUEUED,
+            created_ms=now,
+            changed_ms=now,
+            session=str(uuid.uuid4()),
+            cwd="/work",
+        )
+        settings = self.deps.settings.section(f"agents.{req.agent}")
+        settings |= {k: v for k, v in (("permission_mode", req.permission_mode), ("model", req.model)) if v}
+        names = [req.name] if req.name else [friendly() for _ in range(_NAMES_TRIED)]
+
+        def record(tx: Tx) -> Intent:
+            box = tx.boxes.reserve_name(wish, names)
+            tx.runs.insert(run)
+            args = FlyArgs(
+                box=ids.box,
+                run=ids.run,
+                name=box.name,
+                prompt=req.prompt,
+                repo=req.repo,
+                branch=req.branch,
+                agent=req.agent,
+                session=run.session,
+                token=new_token(),
+                settings=settings,
+            )
+            intent = tx.intents.add(
+                Intent(id=ids.flow, kind="fly", request=structs.asdict(args), created_ms=now, flow=ids.flow)
+            )
+            data = {"name": box.name}
+            tx.events.append(
+                [Event(kind="run.created", at_ms=now, box=ids.box, run=ids.run, flow=ids.flow, data=data)]
+            )
+            return intent
+
+        intent = await self.deps.store.write(record)
+        await self.submit(intent)
+        return Accepted(flow=ids.flow, name=str(intent.request["name"]), box=ids.box, run=ids.run)
+
+    async def submit(self, intent: Intent) -> None:
+        """Hand an intent to the flow engine; the same intent twice is one flow."""
+        await self.deps.engine.submit(intent.kind, convert(intent.request, FlyArgs), flow_id=intent.flow)
+
+    async def unheard(self, known: frozenset[str]) -> list[Intent]:
+        """Intents recorded just before a crash, of which the flow engine has never heard."""
+        found = []
+        for box in await self.deps.store.boxes.list():
+            if box.state is BoxState.CREATING:
+                intent = await self.intent_of(box)
+                if intent is not None and intent.flow not in known:
+                    found.append(intent)
+        return found
+
+    async def intent_of(self, box: Box) -> Intent | None:
+        """What a box was made for."""
+        flow = box.memory.get("flow")
+        try:
+            return await self.deps.store.intents.get(str(flow)) if flow else None
+        except NotFound:
+            return None
+
+    # ---------------------------------------------------------------------------------- checks
+
+    def _check(self, req: RunRequest, task: bool) -> None:
+        if req.agent not in self.deps.agents:
+            raise BadInput(
+                f"there is no agent {req.agent!r}", hint="known: " + ", ".join(sorted(self.deps.agents))
+            )
+        if task:
+            check_text(req.prompt)
+        if req.name:
+            check_name(req.name)
+        if req.branch and (not _BRANCH.fullmatch(req.branch) or ".." in req.branch):
+            raise BadInput(f"{req.branch[:80]!r} is not a branch name")
+        if req.branch and not req.repo:
+            raise BadInput("a branch without a repository", hint="give --repo too")
+        _check_repo(req.repo)
+        problem = self.deps.credential_problem(req.agent)
+        if problem:
+            raise Refused(
+                problem, hint="'thopter setup' stores one; or point agents.claude.base_url elsewhere"
+            )
+        if shutil.disk_usage(self.deps.paths.state).free < _LEAST_DISK:
+            raise StorageFull(
+                f"less than 1 GiB is free for {self.deps.paths.state}", hint="free some space, then try again"
+            )
+
+
+def _check_repo(repo: str) -> None:
+    if not repo or _URL.fullmatch(repo):
+        return
+    if not os.path.isabs(repo):
+        raise BadInput(
+            f"{repo[:200]!r} is neither an absolute path nor an https or ssh URL",
+            hint="the command line turns '.' and 'owner/repo' into one",
+        )
+    if not os.path.isdir(repo):
+        raise NotFound(f"there is no folder {repo}", hint="give a git repository with --repo")
+
+
+def fly_args(intent: Intent) -> dict[str, Any]:
+    """The flow arguments of an intent."""
+    return dict(intent.request)

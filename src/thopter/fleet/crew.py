@@ -1,0 +1,160 @@
+"""The boxes the hub looks after: adopting them after a start, keeping one :class:`LiveBox` for each,
+and letting go of them. What exists is in the store and in the world; this can be lost at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from contextlib import AsyncExitStack
+
+from msgspec import convert, structs
+
+from thopter.fleet.accept import Acceptor
+from thopter.fleet.deps import Deps
+from thopter.fleet.end import DestroyArgs, Destroyer
+from thopter.fleet.launch import FlyArgs, Launcher, launch_context, routes
+from thopter.fleet.live import LiveBox
+from thopter.fleet.pumps import pump, remember_words
+from thopter.fleet.reconcile import reconcile
+from thopter.fleet.supervise import Nursery
+from thopter.kit.channel import BoxLink
+from thopter.model.errors import ThopterError
+from thopter.model.events import Event
+from thopter.model.nouns import BoxState, Run, RunState
+from thopter.model.sockets import Confines
+
+log = logging.getLogger(__name__)
+
+UP = (BoxState.READY, BoxState.FROZEN)
+OVER = (RunState.DONE, RunState.FAILED, RunState.STOPPED)
+
+
+class Crew:
+    """One per hub. ``start`` reconciles and adopts; ``stop`` lets go, boxes and agents go on."""
+
+    def __init__(self, deps: Deps, acceptor: Acceptor) -> None:
+        self.deps = deps
+        deps.crew = self
+        self.live: dict[str, LiveBox] = {}
+        self.ready = False
+        self._tasks: dict[str, list[asyncio.Task[None]]] = {}
+        self._stack = AsyncExitStack()
+        self._nursery = Nursery()
+        self._acceptor = acceptor
+        launcher, destroyer = Launcher(deps), Destroyer(deps)
+        deps.engine.register("fly", launcher.fly, FlyArgs)
+        deps.engine.register("destroy", destroyer.destroy, DestroyArgs)
+
+    async def start(self) -> None:
+        """Make the records true, attach gateways, take up what was under way. Then ``ready``."""
+        await self._stack.enter_async_context(self._nursery)
+        for provider in self.deps.providers.values():
+            await provider.start()
+        await self.deps.gateways.start()
+        await self.deps.engine.start()
+        pending = await self.deps.engine.pending()
+        in_flow = frozenset(str(args.get("box", "")) for args in pending.values())
+        missed = await self._acceptor.unheard(frozenset(pending))
+        in_flow |= {str(m.request.get("box", "")) for m in missed}
+        result = await reconcile(self.deps, in_flow)
+        for box in [*result.live, *result.lost]:
+            try:
+                await self.adopt(box.id)
+                if box.state in UP:
+                    await self.attach_gateways(box.id)
+            except (ThopterError, OSError):
+                log.exception("box %s could not be taken up again", box.name)
+        served = await self.deps.gateways.attached()
+        for stray in served - {b.id for b in result.live} - in_flow:
+            await self.deps.gateways.detach(stray)
+        await self.deps.engine.recover()
+        for intent in missed:
+            await self._acceptor.submit(intent)
+        self.ready = True
+
+    async def stop(self) -> None:
+        """Let go of everything; agents work on, their boxes' gateways stay up."""
+        self.ready = False
+        await self.deps.engine.stop()
+        await self._stack.aclose()
+        in_use = any(b.box.state in UP for b in self.live.values())
+        await self.deps.gateways.stop(end_processes=not in_use)
+        for provider in self.deps.providers.values():
+            await provider.close()
+
+    async def adopt(self, key: str) -> LiveBox:
+        """The live box of ``key``; made, linked and pumped from now on when it was not."""
+        box = await self.deps.store.boxes.get(key)
+        if key in self.live:
+            self.live[key].box = box
+            return self.live[key]
+        run = await self.run_of(key)
+        agent = self.deps.agents.get(run.agent) if run is not None else None
+        live = LiveBox(self.deps, box, run, agent)
+        if run is not None:
+            live.learn(await self.deps.store.evidence.of_run(run.id))
+            remember_words(live, (await self.deps.store.entries.page(run.id, last=50)).entries)
+        self.live[key] = live
+        self._tasks[key] = [self._nursery.spawn(f"fold {box.name}", live.keep_folding())]
+        if box.state in (*UP, BoxState.CREATING):
+            self._tasks[key].append(self._nursery.spawn(f"link {box.name}", live.keep(self._pump)))
+        return live
+
+    async def _pump(self, live: LiveBox, link: BoxLink) -> None:
+        """Pump with the run as it is recorded now; wait for a run that is being launched."""
+        intent = await self._acceptor.intent_of(live.box)
+        ctx = None
+        if live.run is not None and intent is not None:
+            args = convert(intent.request, FlyArgs)
+            ctx = launch_context(live.run, live.box.name, args.settings, args.token)
+        await pump(live, link, ctx)
+
+    async def release(self, key: str) -> None:
+        """Stop looking after a box (it is about to go)."""
+        for task in self._tasks.pop(key, []):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self.live.pop(key, None)
+
+    async def retire(self, key: str, state: RunState, problem: str) -> None:
+        """Record that a box is gone; its run, if not over already, becomes ``state``."""
+        await self.release(key)
+        now = self.deps.clock.now_ms()
+        box = await self.deps.store.boxes.get(key)
+        run = await self.run_of(key)
+        if run is not None and run.state not in OVER:
+            run = structs.replace(run, state=state, reason=None, changed_ms=now, problem=problem)
+            await self.deps.store.runs.update(
+                run,
+                Event(
+                    kind="run.state", at_ms=now, box=key, run=run.id, data={"name": box.name, "state": state}
+                ),
+            )
+        if box.state is not BoxState.GONE:
+            gone = structs.replace(box, state=BoxState.GONE, changed_ms=now, problem=problem)
+            await self.deps.store.boxes.update(
+                gone, Event(kind="box.destroyed", at_ms=now, box=key, data={"name": box.name})
+            )
+
+    async def attach_gateways(self, key: str) -> None:
+        """Let the gateways serve a box (again)."""
+        box = await self.deps.store.boxes.get(key)
+        run = await self.run_of(key)
+        provider = self.deps.providers[box.provider]
+        if run is None or not isinstance(provider, Confines):
+            return
+        listeners = await provider.listeners(key)
+        model, git = routes(self.deps, box, run, self.deps.agents[run.agent])
+        try:
+            await self.deps.gateways.attach(key, run.id, listeners, model, git)
+        finally:
+            for sock in listeners.values():
+                sock.close()
+
+    async def run_of(self, key: str) -> Run | None:
+        """The newest run of a box."""
+        runs = await self.deps.store.runs.of_box(key)
+        return runs[-1] if runs else None

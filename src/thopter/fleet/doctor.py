@@ -1,0 +1,91 @@
+"""What the hub knows about its own health: each check says what is wrong and what to change."""
+
+from __future__ import annotations
+
+import shutil
+
+from thopter.fleet.deps import Deps
+from thopter.model.api import Check
+from thopter.model.errors import ThopterError
+from thopter.model.nouns import BoxState, Isolation
+
+_LOW_DISK = 2 << 30
+
+
+async def doctor(deps: Deps) -> list[Check]:
+    """Run every check; one that fails itself is a failed check, not an error."""
+    checks: list[Check] = []
+    for name, provider in deps.providers.items():
+        try:
+            caps = await provider.caps()
+        except ThopterError as e:
+            checks.append(Check(name=f"provider {name}", level="fail", text=e.message, fix=e.hint))
+            continue
+        weak = caps.isolation is Isolation.NONE
+        checks.append(
+            Check(
+                name=f"provider {name}",
+                level="warn" if weak else "ok",
+                text=f"isolation {caps.isolation}; limits: {', '.join(sorted(caps.limits)) or 'none'}",
+            )
+        )
+        checks += [
+            Check(name=f"provider {name}: {what}", level="warn", text=f"no {what}", fix=fix)
+            for what, fix in sorted(caps.missing.items())
+        ]
+    checks.append(_disk(deps))
+    checks += await _boxes(deps)
+    checks += await _credentials(deps)
+    return checks
+
+
+def _disk(deps: Deps) -> Check:
+    free = shutil.disk_usage(deps.paths.state).free
+    low = free < _LOW_DISK
+    return Check(
+        name="disk",
+        level="fail" if low else "ok",
+        text=f"{free / (1 << 30):.1f} GiB free for {deps.paths.state}",
+        fix="free some space; new boxes are refused below 1 GiB" if low else "",
+    )
+
+
+async def _boxes(deps: Deps) -> list[Check]:
+    found = []
+    served = await deps.gateways.attached()
+    for box in await deps.store.boxes.list():
+        if box.state is BoxState.LOST:
+            found.append(
+                Check(
+                    name=f"thopter {box.name}",
+                    level="warn",
+                    text=f"lost: {box.problem}",
+                    fix=f"thopter destroy {box.name}",
+                )
+            )
+        elif box.state is BoxState.READY and box.id not in served:
+            found.append(
+                Check(
+                    name=f"thopter {box.name}",
+                    level="fail",
+                    text="no gateway serves it; it has no network",
+                    fix="thopter hub restart",
+                )
+            )
+    return found or [Check(name="thopters", level="ok", text="every box is there and served")]
+
+
+async def _credentials(deps: Deps) -> list[Check]:
+    found = []
+    for name in deps.agents:
+        base = str(deps.settings.get(f"agents.{name}.base_url"))
+        problem = deps.credential_problem(name)
+        found.append(
+            Check(
+                name=f"model endpoint of {name}",
+                level="warn" if problem else "ok",
+                text=problem or base,
+                fix="thopter setup" if problem else "",
+            )
+        )
+    return found

@@ -1,0 +1,44 @@
+"""The flow ``destroy``: afterwards nothing of the box is left on any machine; its branch stays in
+the mirror until its name is used again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from thopter.fleet.deps import Deps
+from thopter.flow.engine import FlowContext
+from thopter.model.nouns import RunState
+
+
+class DestroyArgs(Struct, frozen=True, kw_only=True):
+    """Which box, as recorded."""
+
+    box: str
+    name: str
+
+
+class Destroyer:
+    """The steps of ``destroy``, each safe to repeat; nothing is undone."""
+
+    def __init__(self, deps: Deps) -> None:
+        self.deps = deps
+
+    async def destroy(self, ctx: FlowContext, args: DestroyArgs) -> dict[str, Any]:
+        """See the module docstring."""
+        await ctx.step("detach", lambda: self._detach(args), title="close its ways out")
+        await ctx.step("remove", lambda: self._remove(args), title="remove the box")
+        await ctx.step("record", lambda: self._record(args))
+        return {"name": args.name}
+
+    async def _detach(self, args: DestroyArgs) -> None:
+        await self.deps.crew.release(args.box)
+        await self.deps.gateways.detach(args.box)
+
+    async def _remove(self, args: DestroyArgs) -> None:
+        box = await self.deps.store.boxes.get(args.box)
+        await self.deps.providers[box.provider].destroy(args.box)
+
+    async def _record(self, args: DestroyArgs) -> None:
+        await self.deps.crew.retire(args.box, RunState.STOPPED, "")

@@ -1,0 +1,302 @@
+"""The fleet: what the hub's API calls. Each method is one use case; the work is in its siblings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+from msgspec import Struct, structs
+
+from thopter.fleet import tell as telling
+from thopter.fleet import work
+from thopter.fleet.accept import Acceptor
+from thopter.fleet.crew import UP, Crew
+from thopter.fleet.deps import Deps, request_mark
+from thopter.fleet.doctor import doctor
+from thopter.fleet.end import DestroyArgs
+from thopter.fleet.launch import GIT_PORT, routes
+from thopter.fleet.live import LiveBox
+from thopter.fleet.views import detail, view
+from thopter.kit.channel import ExecStream
+from thopter.model.api import (
+    Accepted,
+    Check,
+    CheckResult,
+    CreateRequest,
+    DiffResult,
+    FlowView,
+    PullInfo,
+    RunRequest,
+    TellRequest,
+    TellResult,
+    ThopterDetail,
+    ThopterView,
+    TranscriptPage,
+)
+from thopter.model.errors import Ambiguous, NotFound, NotNow, ProviderError, Refused, Unsupported
+from thopter.model.events import Event
+from thopter.model.nouns import Box, BoxState, Leak, Run
+from thopter.model.sockets import Suspends
+from thopter.store.events import EventFilter
+
+log = logging.getLogger(__name__)
+
+_LOG_KINDS = ("run.created", "run.state", "run.told", "box.state", "flow.step", "note")
+
+
+class Info(Struct, frozen=True):
+    """What ``GET /v1/hub`` says of the fleet."""
+
+    boxes: int
+    problem: str
+
+
+class Fleet:
+    """One per hub; see the module docstring and :class:`Crew`."""
+
+    def __init__(self, deps: Deps) -> None:
+        self.deps = deps
+        self._acceptor = Acceptor(deps)
+        self._crew = Crew(deps, self._acceptor)
+        self.problem = ""
+
+    @property
+    def ready(self) -> bool:
+        """True when what was there before this hub has been taken up again."""
+        return self._crew.ready
+
+    @property
+    def live(self) -> dict[str, LiveBox]:
+        """The boxes looked after now, by id."""
+        return self._crew.live
+
+    async def start(self) -> None:
+        """See :meth:`Crew.start`."""
+        await self._crew.start()
+
+    async def stop(self) -> None:
+        """See :meth:`Crew.stop`."""
+        await self._crew.stop()
+
+    # ------------------------------------------------------------------------------ finding
+
+    async def _find(self, name: str) -> Box:
+        return await self.deps.store.boxes.find(name)
+
+    async def _live(self, name: str) -> tuple[LiveBox, Run]:
+        box = await self._find(name)
+        live = self.live.get(box.id)
+        if live is None or box.state not in UP:
+            raise NotNow(f"{box.name} is {box.state}", hint=f"see 'thopter status {box.name}'")
+        if live.run is None:
+            raise NotNow(f"{box.name} has no run")
+        return live, live.run
+
+    # ------------------------------------------------------------------------------ use cases
+
+    async def start_run(self, req: RunRequest) -> Accepted:
+        """Accept a run: durable when this returns."""
+        return await self._acceptor.accept(req, task=True)
+
+    async def create(self, req: CreateRequest) -> Accepted:
+        """Accept a thopter without a task; its agent waits at its prompt."""
+        return await self._acceptor.accept(
+            RunRequest(prompt="", name=req.name, repo=req.repo, branch=req.branch, agent=req.agent),
+            task=False,
+        )
+
+    async def destroy(self, name: str) -> Accepted:
+        """Accept a destruction; asking twice joins the first."""
+        box = await self._find(name)
+        if box.state is BoxState.CREATING:
+            raise NotNow(f"{box.name} is still being created", hint=f"wait for it: 'thopter wait {box.name}'")
+        flow = "flow_end_" + box.id
+        await self.deps.engine.submit("destroy", DestroyArgs(box=box.id, name=box.name), flow_id=flow)
+        return Accepted(flow=flow, name=box.name, box=box.id)
+
+    async def views(self, include_gone: bool = False) -> list[ThopterView]:
+        """Every thopter, newest last."""
+        boxes = await self.deps.store.boxes.list(gone=include_gone)
+        runs = await self.deps.store.runs.latest()
+        now = self.deps.clock.now_ms()
+        return [view(b, runs.get(b.id), self.live.get(b.id), self.deps.owner, now) for b in boxes]
+
+    async def detail(self, name: str) -> ThopterDetail:
+        """One thopter with the evidence behind its state."""
+        box = await self._find(name)
+        run = await self._crew.run_of(box.id)
+        live = self.live.get(box.id)
+        if live is not None:
+            await live.refold()
+            run = live.run or run
+        line = view(box, run, live, self.deps.owner, self.deps.clock.now_ms())
+        recent = (await self.deps.store.events.newest(20, EventFilter(box=box.id, kinds=_LOG_KINDS))).events
+        route = routes(self.deps, box, run, self.deps.agents[run.agent])[0] if run else None
+        return detail(line, box, run, live, recent, route)
+
+    async def tell(self, name: str, req: TellRequest) -> TellResult:
+        """Say something to the agent; returns with a receipt or raises."""
+        telling.check_text(req.text)
+        if request_mark.get().again:
+            raise Ambiguous(
+                "the hub ended while this message was being delivered; it may or may not have arrived",
+                hint=f"look with 'thopter tail {name}', then tell it again if it did not",
+            )
+        live, run = await self._live(name)
+        result = await telling.tell(live, req)
+        now = self.deps.clock.now_ms()
+        await self.deps.store.events.append(
+            [
+                Event(
+                    kind="run.told",
+                    at_ms=now,
+                    box=live.box.id,
+                    run=run.id,
+                    data={"name": live.box.name, "receipt": result.receipt, "text": req.text[:500]},
+                )
+            ]
+        )
+        return result
+
+    async def interrupt(self, name: str) -> None:
+        """Stop the present turn."""
+        live, _run = await self._live(name)
+        async with live.tell_lock:
+            await telling.interrupt(live)
+
+    async def freeze(self, name: str) -> None:
+        """Stop every process of the box at once; nothing in it notices."""
+        await self._suspend(name, BoxState.FROZEN)
+
+    async def thaw(self, name: str) -> None:
+        """Let a frozen box go on."""
+        await self._suspend(name, BoxState.READY)
+
+    async def _suspend(self, name: str, state: BoxState) -> None:
+        live, _run = await self._live(name)
+        provider = self.deps.providers[live.box.provider]
+        if not isinstance(provider, Suspends):
+            raise Unsupported(f"boxes of provider {provider.name} can't be frozen")
+        await (provider.freeze if state is BoxState.FROZEN else provider.thaw)(live.box.id)
+        now = self.deps.clock.now_ms()
+        box = structs.replace(live.box, state=state, changed_ms=now)
+        await self.deps.store.boxes.update(
+            box, Event(kind="box.state", at_ms=now, box=box.id, data={"name": box.name, "state": state})
+        )
+        live.box = box
+        await live.refold()
+
+    async def transcript(self, name: str, after: int, limit: int, last: int) -> TranscriptPage:
+        """A page of the conversation."""
+        box = await self._find(name)
+        run = await self._crew.run_of(box.id)
+        if run is None:
+            return TranscriptPage(entries=[], next=0, total=0)
+        return await self.deps.store.entries.page(run.id, after, limit, last)
+
+    async def check(self, name: str) -> CheckResult:
+        """Is the box there, is tmux up in it, is the agent's process alive: asked now."""
+        box = await self._find(name)
+        live = self.live.get(box.id)
+        if live is None or box.state is not BoxState.READY:
+            return CheckResult(tmux=False, agent=False, box=False)
+        try:
+            sessions = await (await live.link(5.0)).tmux_list()
+        except ProviderError:
+            return CheckResult(tmux=False, agent=False, box=False)
+        return CheckResult(tmux=bool(sessions), agent=live.agent_running, box=True)
+
+    async def screen(self, name: str) -> str:
+        """The agent's pane as plain text."""
+        live, _run = await self._live(name)
+        return str((await (await live.link()).tmux_capture(telling.PANE)).get("screen", ""))
+
+    async def diff(self, name: str) -> DiffResult:
+        """The work so far."""
+        live, run = await self._live(name)
+        return await work.diff(await live.link(), run)
+
+    async def pull(self, name: str, wip: bool) -> PullInfo:
+        """Bring the box's commits into its branch of the mirror."""
+        live, run = await self._live(name)
+        if run.repo is None:
+            raise Refused("this thopter has no repository", hint="start it with --repo")
+        url = f"http://127.0.0.1:{GIT_PORT}/r/{run.repo.slug}.git"
+        commits, dirty = await work.push_from_box(await live.link(), run, live.box.name, url, wip)
+        head = await self.deps.mirrors.branch_head(run.repo.slug, live.box.name)
+        if head is None:
+            raise ProviderError("the push did not arrive in the mirror", hint="see 'thopter hub logs'")
+        return PullInfo(
+            branch=f"thopter/{live.box.name}",
+            head=head,
+            base=run.repo.base,
+            commits=commits,
+            dirty=dirty,
+            wip=wip and dirty > 0,
+        )
+
+    async def bundle(self, name: str) -> AsyncIterator[bytes]:
+        """The branch as a git bundle, from the mirror (works while the box is frozen or lost)."""
+        box = await self._find(name)
+        run = await self._crew.run_of(box.id)
+        if run is None or run.repo is None:
+            raise Refused("this thopter has no repository", hint="start it with --repo")
+        if await self.deps.mirrors.branch_head(run.repo.slug, box.name) is None:
+            raise NotFound(f"{box.name} has pushed nothing yet", hint=f"'thopter pull {box.name}' does it")
+        async for chunk in self.deps.mirrors.bundle(run.repo.slug, run.repo.base, box.name):
+            yield chunk
+
+    @asynccontextmanager
+    async def exec(
+        self,
+        name: str,
+        argv: Sequence[str],
+        env: Mapping[str, str] | None,
+        cwd: str | None,
+        pty: tuple[int, int] | None,
+        stdin: bool,
+    ) -> AsyncIterator[ExecStream]:
+        """Run ``argv`` in the box, in the run's folder unless ``cwd`` says otherwise."""
+        live, run = await self._live(name)
+        link = await live.link()
+        async with link.open_exec(
+            list(argv), env=env, cwd=cwd or run.cwd or "/work", pty=pty, stdin=stdin
+        ) as session:
+            yield session
+
+    async def put(self, name: str, path: str, body: AsyncIterator[bytes]) -> int:
+        """Write a file in the box, atomically."""
+        live, _run = await self._live(name)
+        return await (await live.link()).put_stream(path, body)
+
+    async def fetch(self, name: str, path: str) -> AsyncIterator[bytes]:
+        """Read a file of the box."""
+        live, _run = await self._live(name)
+        async for chunk in (await live.link()).fetch_stream(path):
+            yield chunk
+
+    async def flow(self, flow_id: str) -> FlowView:
+        """How a flow is doing."""
+        return await self.deps.engine.status(flow_id)
+
+    async def doctor(self) -> list[Check]:
+        """The hub's own checks."""
+        return await doctor(self.deps)
+
+    async def _known(self) -> frozenset[str]:
+        return frozenset(b.id for b in await self.deps.store.boxes.list())
+
+    async def leaks(self) -> list[Leak]:
+        """What providers made that no record accounts for."""
+        known = await self._known()
+        return [leak for p in self.deps.providers.values() for leak in await p.leaks(known)]
+
+    async def sweep(self) -> list[Leak]:
+        """Remove those."""
+        known = await self._known()
+        return [leak for p in self.deps.providers.values() for leak in await p.sweep(known)]
+
+    async def info(self) -> Info:
+        """Counts, cheap."""
+        return Info(len(self.live), self.problem)

@@ -1,0 +1,308 @@
+"""The flow ``fly``: from an accepted request to an agent at work in its own box.
+
+Every step is idempotent and recorded; what a step made is undone when a later one fails. The steps
+are what people see while it runs, so their names are for people.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import secrets
+import shlex
+from typing import Any
+
+from msgspec import Struct, structs, to_builtins
+
+from thopter.fleet.deps import Deps
+from thopter.fleet.live import LiveBox
+from thopter.fleet.ports import GitRoute, ModelRoute
+from thopter.flow.engine import FlowContext
+from thopter.kit.channel import BoxLink
+from thopter.model.errors import ProviderError
+from thopter.model.evidence import Evidence, Fact, Source
+from thopter.model.nouns import Box, BoxState, Limits, RepoRef, Run, RunState
+from thopter.model.sockets import Agent, BoxSpec, Goldens, LaunchContext
+
+HOOK_PORT, MODEL_PORT, GIT_PORT = 8400, 8401, 8402
+HOME = "/root"
+PROMPT_FILE = "/root/.thopter/prompt.txt"
+_CLONE_TIMEOUT_S = 900.0
+_FIRST_SIGN_S = 45.0
+
+
+class FlyArgs(Struct, frozen=True, kw_only=True):
+    """What the flow needs, as accepted."""
+
+    box: str
+    run: str
+    name: str
+    prompt: str
+    repo: str
+    branch: str
+    agent: str
+    session: str
+    token: str
+    settings: dict[str, Any]
+
+
+def launch_context(run: Run, name: str, args_settings: dict[str, Any], token: str) -> LaunchContext:
+    """What the agent may know of its run; made anew from the record whenever it is needed."""
+    return LaunchContext(
+        run=run.id,
+        name=name,
+        session=run.session,
+        home=HOME,
+        cwd=run.cwd,
+        prompt=run.prompt,
+        prompt_file=PROMPT_FILE if run.prompt else "",
+        model_url=f"http://127.0.0.1:{MODEL_PORT}",
+        hook_url=f"http://127.0.0.1:{HOOK_PORT}",
+        box_token=token,
+        settings=args_settings,
+    )
+
+
+def work_dir(repo: RepoRef | None) -> str:
+    """Where the repository stands in the box."""
+    if repo is None:
+        return "/work"
+    last = repo.source.rstrip("/").removesuffix(".git").removesuffix("/").rsplit("/", 1)[-1]
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-") or "repo"
+    return posixpath.join("/work", plain)
+
+
+def box_spec(box: Box, token: str, owner: str) -> BoxSpec:
+    """The wish that the provider's ``ensure`` is given, the same at every repetition."""
+    return BoxSpec(
+        key=box.id,
+        name=box.name,
+        golden=box.golden or "default",
+        limits=box.limits,
+        ports=(MODEL_PORT, GIT_PORT),
+        tags={"thopter": box.name, "owner": owner},
+        native={
+            "boxd": {
+                "hook_token": token,
+                "hook_port": HOOK_PORT,
+                "env": {"THOPTER_NAME": box.name, "THOPTER_ID": box.id, "THOPTER_OWNER": owner},
+            }
+        },
+    )
+
+
+class Launcher:
+    """The steps of ``fly``; bound to the fleet's parts, registered with the flow engine."""
+
+    def __init__(self, deps: Deps) -> None:
+        self.deps = deps
+
+    async def fly(self, ctx: FlowContext, args: FlyArgs) -> dict[str, Any]:
+        """See the module docstring. The result is ``{"name", "state", "problem"}``."""
+        await ctx.step("accept", lambda: self._accept(args), undo=lambda _r: self._give_up(args))
+        await ctx.step("golden", lambda: self._golden(ctx, args), title="golden box")
+        repo: dict[str, Any] | None = None
+        if args.repo:
+            repo = await ctx.step("mirror", lambda: self._mirror(args), title="repository mirror")
+        await ctx.step("box", lambda: self._box(args), undo=lambda _r: self._unbox(args))
+        await ctx.step("gateways", lambda: self._gateways(args), undo=lambda _r: self._detach(args))
+        if args.repo:
+            await ctx.step("clone", lambda: self._clone(args))
+        await ctx.step("prepare", lambda: self._prepare(args), title="prepare agent")
+        await ctx.step("launch", lambda: self._launch(args), title="start agent")
+        seen = await ctx.step("sign", lambda: self._first_sign(args), title="first sign of work")
+        note = (repo or {}).get("dirty", 0)
+        return {"name": args.name, "dirty": note, **seen}
+
+    # ---------------------------------------------------------------------------------- steps
+
+    async def _accept(self, args: FlyArgs) -> dict[str, Any]:
+        """The name and the records were made when the request was accepted; look that they stand."""
+        box = await self.deps.store.boxes.get(args.box)
+        return {"box": box.id, "name": box.name}
+
+    async def _give_up(self, args: FlyArgs) -> None:
+        """Undo of everything recorded: the box is gone, the run failed, the name is free again."""
+        await self.deps.crew.retire(args.box, RunState.FAILED, "it could not be started")
+
+    async def _golden(self, ctx: FlowContext, args: FlyArgs) -> dict[str, Any]:
+        provider = await self._provider(args)
+        if not isinstance(provider, Goldens):
+            return {"built": False}
+        agent = self.deps.agents[args.agent]
+        part = agent.golden_part(args.settings)
+        async with self.deps.golden_lock:
+            if await provider.golden_ready("default", [part]):
+                return {"built": False}
+            async for line in provider.build_golden("default", [part]):
+                ctx.say(line)
+        return {"built": True}
+
+    async def _mirror(self, args: FlyArgs) -> dict[str, Any]:
+        ref, dirty = await self.deps.mirrors.prepare(args.repo, args.branch)
+        run = await self.deps.store.runs.get(args.run)
+        await self.deps.store.runs.update(structs.replace(run, repo=ref, cwd=work_dir(ref)))
+        return {"base": ref.base, "branch": ref.branch, "slug": ref.slug, "dirty": dirty}
+
+    async def _box(self, args: FlyArgs) -> dict[str, Any]:
+        provider = await self._provider(args)
+        box = await self.deps.store.boxes.get(args.box)
+        handle = await provider.ensure(box_spec(box, args.token, self.deps.owner))
+        changed = structs.replace(
+            box,
+            state=BoxState.READY,
+            isolation=handle.isolation,
+            memory={**box.memory, "provider": dict(handle.memory)},
+            changed_ms=self.deps.clock.now_ms(),
+        )
+        await self.deps.store.boxes.update(changed)
+        live = await self.deps.crew.adopt(args.box)
+        await live.link(30.0)
+        return {"isolation": handle.isolation}
+
+    async def _unbox(self, args: FlyArgs) -> None:
+        provider = await self._provider(args)
+        await self.deps.crew.release(args.box)
+        await provider.destroy(args.box)
+
+    async def _gateways(self, args: FlyArgs) -> dict[str, Any]:
+        await self.deps.crew.attach_gateways(args.box)
+        return {}
+
+    async def _detach(self, args: FlyArgs) -> None:
+        await self.deps.gateways.detach(args.box)
+
+    async def _clone(self, args: FlyArgs) -> dict[str, Any]:
+        live, link, run = await self._at(args)
+        assert run.repo is not None  # set by the mirror step
+        name, email = self.deps.identity
+        url = f"http://127.0.0.1:{GIT_PORT}/r/{run.repo.slug}.git"
+        script = _CLONE.format(dir=shlex.quote(run.cwd))
+        result = await link.exec(
+            ["/bin/sh", "-c", script, "sh", url, run.repo.base, f"thopter/{live.box.name}", name, email],
+            cwd="/",
+            timeout=_CLONE_TIMEOUT_S,
+        )
+        if result.exit != 0:
+            said = result.stderr.decode(errors="replace").strip().splitlines()
+            raise ProviderError(f"the clone in the box failed: {said[-1] if said else 'no message'}")
+        return {"cwd": run.cwd}
+
+    async def _prepare(self, args: FlyArgs) -> dict[str, Any]:
+        _live, link, run = await self._at(args)
+        agent = self.deps.agents[args.agent]
+        ctx = launch_context(run, args.name, args.settings, args.token)
+        files = agent.prepare(ctx)
+        for file in files:
+            await link.put(file.path, file.content, mode=file.mode)
+        if run.prompt:
+            await link.put(PROMPT_FILE, run.prompt.encode(errors="surrogateescape"), mode=0o600)
+        return {"files": len(files)}
+
+    async def _launch(self, args: FlyArgs) -> dict[str, Any]:
+        live, link, run = await self._at(args)
+        agent = self.deps.agents[args.agent]
+        ctx = launch_context(run, args.name, args.settings, args.token)
+        launch = agent.launch(ctx)
+        problem = ""
+        try:
+            await link.run_start(run.id, list(launch.argv), dict(launch.env), launch.cwd, cols=200, rows=50)
+        except ProviderError as e:
+            problem = e.message  # the box is fine and says why; the agent's end is in the journal
+        now = self.deps.clock.now_ms()
+        launched = Evidence(
+            source=Source.HUB, fact=Fact.LAUNCHED, at_ms=now, seen_ms=now, detail=f"{agent.name} started"
+        )
+        if not problem:
+            await self.deps.store.evidence.add(args.run, [launched])
+            live.learn([launched])
+        await live.refold()
+        return {"problem": problem}
+
+    async def _first_sign(self, args: FlyArgs) -> dict[str, Any]:
+        """Wait for evidence; a launched agent that shows none is reported, not taken down: its box
+        is what a person needs to find out why."""
+        live, _link, _run = await self._at(args)
+        over = (RunState.FAILED, RunState.STOPPED, RunState.DONE)
+        signs = (Fact.SESSION_STARTED, Fact.TURN_STARTED, Fact.ACTIVITY, Fact.IDLE, Fact.BUSY)
+        want = signs[1:3] if args.prompt else signs
+        seen = await live.until(
+            lambda b: b.verdict.state in over or any(e.fact in want for e in b.evidence), _FIRST_SIGN_S
+        )
+        verdict = live.verdict
+        problem = "" if seen else f"no sign of work within {_FIRST_SIGN_S:.0f} s"
+        if verdict.state in over:
+            problem = live.run.problem if live.run is not None else ""
+            problem = problem or f"the agent is {verdict.state}"
+        if problem:
+            problem += await self._screen_tail(live)
+        return {
+            "state": verdict.state,
+            "problem": problem,
+            "evidence": to_builtins([e for e in verdict.because[:3]]),
+        }
+
+    # ---------------------------------------------------------------------------------- helpers
+
+    async def _screen_tail(self, live: LiveBox) -> str:
+        try:
+            pane = await (await live.link(2.0)).tmux_capture("agent:0.0")
+        except ProviderError:
+            return ""
+        lines = [x.rstrip() for x in str(pane.get("screen", "")).splitlines() if x.strip()]
+        return "; its screen ends with: " + " / ".join(lines[-3:])[-400:] if lines else ""
+
+    async def _provider(self, args: FlyArgs) -> Any:
+        box = await self.deps.store.boxes.get(args.box)
+        return self.deps.providers[box.provider]
+
+    async def _at(self, args: FlyArgs) -> tuple[LiveBox, BoxLink, Run]:
+        live = await self.deps.crew.adopt(args.box)
+        run = await self.deps.store.runs.get(args.run)
+        live.run = run
+        return live, await live.link(30.0), run
+
+
+# Run in the box. Positional: url, base, branch, user name, mail. A half-made clone of an earlier
+# attempt is thrown away; a finished one is kept, with the agent's work in it.
+_CLONE = """
+set -e
+dir={dir}
+if [ -e "$dir/.git/thopter-ready" ]; then exit 0; fi
+rm -rf -- "$dir"
+git config --global user.name "$4"
+git config --global user.email "$5"
+git config --global push.default current
+git config --global push.autoSetupRemote true
+git config --global advice.detachedHead false
+git config --global init.defaultBranch main
+git config --global --add safe.directory '*'
+git clone --quiet --no-checkout -- "$1" "$dir"
+cd "$dir"
+git checkout --quiet -B "$3" "$2"
+touch .git/thopter-ready
+"""
+
+
+def new_token() -> str:
+    """A box's own token for its hook listener; it opens nothing else."""
+    return secrets.token_urlsafe(24)
+
+
+def new_limits(settings: dict[str, Any]) -> Limits:
+    """Limits from the ``box.*`` settings."""
+    return Limits(
+        memory_bytes=settings["memory_mb"] << 20,
+        pids=settings["pids"],
+        cpus=settings["cpus"],
+        disk_bytes=settings["disk_mb"] << 20,
+    )
+
+
+def routes(deps: Deps, box: Box, run: Run, agent: Agent) -> tuple[ModelRoute, GitRoute | None]:
+    """What the gateways shall let this box reach."""
+    base = str(deps.settings.get(f"agents.{agent.name}.base_url"))
+    credential = f"agents.{agent.name}.credential"
+    model = ModelRoute(upstream=base, credential=credential)
+    git = GitRoute(slug=run.repo.slug, branch=f"thopter/{box.name}") if run.repo else None
+    return model, git

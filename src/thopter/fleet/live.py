@@ -1,0 +1,218 @@
+"""One box as the hub sees it now: its link, its window of evidence, its verdict, who waits for it.
+
+A :class:`LiveBox` keeps the link up (reconnecting with backoff), runs the pumps while it is up, folds
+evidence whenever some arrives or time passes, and stores a changed state. It holds nothing that is
+not in the store or in the box: after a hub restart a new one goes on from the cursors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from msgspec import structs
+
+from thopter.fleet.deps import Deps
+from thopter.fleet.evidence_window import prune
+from thopter.fleet.truth import fold
+from thopter.kit.channel import BoxLink
+from thopter.model.errors import NotNow, ThopterError
+from thopter.model.events import Event
+from thopter.model.evidence import Evidence, Fact, Source, Verdict
+from thopter.model.nouns import Box, BoxState, Run, RunState
+from thopter.model.sockets import Agent, Reading
+
+log = logging.getLogger(__name__)
+
+FOLD_EVERY_S = 5.0  # silence is evidence too: time alone can turn `working` into `unknown`
+_BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+class LiveBox:
+    """See the module docstring. Made by the fleet for each box that should be up."""
+
+    def __init__(self, deps: Deps, box: Box, run: Run | None, agent: Agent | None) -> None:
+        self.deps = deps
+        self.box = box
+        self.run = run
+        self.agent = agent
+        self.evidence: list[Evidence] = []
+        self.verdict = Verdict(state=RunState.QUEUED)
+        self.alive_ms = 0  # last answer of boxd to a heartbeat
+        self.agent_running = False
+        self.last_message = ""
+        self.last_message_ms = 0
+        self.problems = 0  # inputs that could not be read, counted
+        self.tell_lock = asyncio.Lock()
+        self.changed = asyncio.Condition()
+        self._link: BoxLink | None = None
+        self._receipts: list[Callable[[Reading], None]] = []
+
+    # ------------------------------------------------------------------------------ the link
+
+    @property
+    def linked(self) -> bool:
+        """True while boxd's channel is open."""
+        return self._link is not None
+
+    async def link(self, timeout: float = 10.0) -> BoxLink:
+        """The open link; waits up to ``timeout`` seconds for it, then raises NotNow."""
+        try:
+            async with asyncio.timeout(timeout), self.changed:
+                await self.changed.wait_for(lambda: self._link is not None)
+        except TimeoutError:
+            raise NotNow(
+                f"the box of {self.box.name} does not answer",
+                hint="see 'thopter status " + self.box.name + "' for the evidence",
+            ) from None
+        assert self._link is not None  # wait_for has just said so
+        return self._link
+
+    async def keep(self, pumps: Callable[[LiveBox, BoxLink], object]) -> None:
+        """Connect, pump, reconnect; ends only when cancelled. ``pumps`` returns a coroutine."""
+        failures = 0
+        while True:
+            try:
+                provider = self.deps.providers[self.box.provider]
+                reader, writer = await provider.channel(self.box.id)
+                async with BoxLink.connect(reader, writer) as link:
+                    failures = 0
+                    await self._set_link(link)
+                    self.heard()
+                    await pumps(self, link)  # type: ignore[misc]
+            except (ThopterError, OSError, ExceptionGroup, asyncio.IncompleteReadError) as e:
+                if failures in (0, len(_BACKOFF_S)):
+                    log.warning("box %s: link lost: %s", self.box.name, _first(e))
+            finally:
+                await self._set_link(None)
+            await self.deps.clock.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
+            failures += 1
+
+    async def _set_link(self, link: BoxLink | None) -> None:
+        async with self.changed:
+            self._link = link
+            self.changed.notify_all()
+
+    def heard(self) -> None:
+        """boxd has just answered."""
+        self.alive_ms = self.deps.clock.now_ms()
+
+    # ------------------------------------------------------------------------------ receipts
+
+    def on_receipt(self, callback: Callable[[Reading], None]) -> Callable[[], None]:
+        """Call ``callback`` for every reading that carries a receipt; returns the un-subscriber."""
+        self._receipts.append(callback)
+        return lambda: self._receipts.remove(callback)
+
+    def receipts(self, reading: Reading) -> None:
+        """Pass a reading's receipt to whoever waits for one."""
+        if reading.receipt:
+            for callback in list(self._receipts):
+                callback(reading)
+
+    # ------------------------------------------------------------------------------ truth
+
+    def learn(self, found: Sequence[Evidence]) -> None:
+        """Take evidence into the window (the store has it already)."""
+        for e in found:
+            if e.fact is Fact.LAUNCHED:
+                self.agent_running = True
+            elif e.fact is Fact.PROCESS_EXITED:
+                self.agent_running = False
+        self.evidence = list(prune([*self.evidence, *found]))
+
+    def picture(self) -> list[Evidence]:
+        """The window plus what is only known at this moment (heartbeat, provider's word)."""
+        now = self.deps.clock.now_ms()
+        extra: list[Evidence] = []
+        if self.alive_ms:
+            extra.append(
+                Evidence(
+                    source=Source.HEARTBEAT,
+                    fact=Fact.BOX_ALIVE,
+                    at_ms=self.alive_ms,
+                    seen_ms=self.alive_ms,
+                    detail="boxd answered",
+                )
+            )
+            if self.agent_running:
+                extra.append(
+                    Evidence(
+                        source=Source.PROCESS,
+                        fact=Fact.PROCESS_ALIVE,
+                        at_ms=self.alive_ms,
+                        seen_ms=self.alive_ms,
+                        detail="boxd holds the agent's process",
+                    )
+                )
+        told = {BoxState.FROZEN: Fact.BOX_FROZEN, BoxState.LOST: Fact.BOX_GONE, BoxState.GONE: Fact.BOX_GONE}
+        if self.box.state in told:
+            extra.append(
+                Evidence(
+                    source=Source.PROVIDER,
+                    fact=told[self.box.state],
+                    at_ms=self.box.changed_ms,
+                    seen_ms=now,
+                    detail=f"box is {self.box.state}",
+                )
+            )
+        return [*self.evidence, *extra]
+
+    async def refold(self) -> None:
+        """Derive the state anew; store it and tell the world when it changed."""
+        if self.run is None:
+            return
+        verdict = fold(self.picture(), self.deps.clock.now_ms())
+        async with self.changed:
+            before = (self.run.state, self.run.reason)
+            self.verdict = verdict
+            self.changed.notify_all()
+        if (verdict.state, verdict.reason) != before:
+            await self._record(verdict)
+
+    async def _record(self, verdict: Verdict) -> None:
+        assert self.run is not None  # refold checked
+        now = self.deps.clock.now_ms()
+        problem = verdict.contradiction or next(
+            (e.detail for e in verdict.because if verdict.state is RunState.FAILED and e.detail), ""
+        )
+        run = structs.replace(
+            self.run, state=verdict.state, reason=verdict.reason, changed_ms=now, problem=problem
+        )
+        event = Event(
+            kind="run.state",
+            at_ms=now,
+            box=self.box.id,
+            run=run.id,
+            data={
+                "name": self.box.name,
+                "state": run.state,
+                "reason": run.reason,
+                "since_ms": verdict.since_ms,
+                "because": [f"{e.source}:{e.fact}" for e in verdict.because[:4]],
+            },
+        )
+        await self.deps.store.runs.update(run, event)
+        self.run = run
+
+    async def keep_folding(self) -> None:
+        """Fold now and then, because time passes."""
+        while True:
+            await self.refold()
+            await self.deps.clock.sleep(FOLD_EVERY_S)
+
+    async def until(self, test: Callable[[LiveBox], bool], timeout: float) -> bool:
+        """Wait until ``test(self)`` is true; False when ``timeout`` seconds have passed."""
+        try:
+            async with asyncio.timeout(timeout), self.changed:
+                await self.changed.wait_for(lambda: test(self))
+            return True
+        except TimeoutError:
+            return False
+
+
+def _first(e: BaseException) -> BaseException:
+    while isinstance(e, BaseExceptionGroup) and e.exceptions:
+        e = e.exceptions[0]
+    return e

@@ -1,0 +1,211 @@
+"""From a box into the store: journal, transcripts, status files, heartbeat.
+
+Each batch is stored with the cursor that follows it in one transaction, so that whatever is read is
+read once: a crash between reading and storing reads it again, and entries and evidence are
+idempotent on their keys. Everything here is hostile input; what can't be understood is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
+
+from thopter.fleet.live import LiveBox
+from thopter.kit.channel import BoxLink
+from thopter.model.errors import ThopterError
+from thopter.model.events import Event
+from thopter.model.evidence import Evidence, Fact, Source
+from thopter.model.nouns import Entry, Role, RunState
+from thopter.model.sockets import LaunchContext, Reading
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 10.0
+STATUS_S = 2.0
+_BATCH = 200
+_QUEUE = 1000
+T = TypeVar("T")
+
+
+async def pump(live: LiveBox, link: BoxLink, ctx: LaunchContext | None) -> None:
+    """Run all pumps of one box until the link is lost (then the group raises)."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_heartbeat(live, link))
+        group.create_task(_journal(live, link))
+        if live.agent is not None and live.run is not None and ctx is not None:
+            group.create_task(_transcripts(live, link, ctx))
+            group.create_task(_status(live, link, ctx))
+
+
+async def _heartbeat(live: LiveBox, link: BoxLink) -> None:
+    while True:
+        await link.ping()
+        live.heard()
+        await live.deps.clock.sleep(HEARTBEAT_S)
+
+
+async def _batches(source: AsyncIterator[T]) -> AsyncIterator[list[T]]:
+    """Group what arrives together, so that a burst costs one commit and a single item no delay."""
+    queue: asyncio.Queue[T | None] = asyncio.Queue(_QUEUE)
+
+    async def fill() -> None:
+        async for item in source:
+            await queue.put(item)
+        await queue.put(None)
+
+    async with asyncio.TaskGroup() as group:
+        filler = group.create_task(fill())
+        try:
+            while (first := await queue.get()) is not None:
+                batch = [first]
+                while len(batch) < _BATCH and not queue.empty():
+                    item = queue.get_nowait()
+                    if item is None:
+                        yield batch
+                        return
+                    batch.append(item)
+                yield batch
+        finally:
+            filler.cancel()
+
+
+async def _journal(live: LiveBox, link: BoxLink) -> None:
+    cursors = await live.deps.store.cursors.load(live.box.id)
+    after = int(cursors.get("journal", 0))
+    async for batch in _batches(link.journal(after=after, follow=True)):
+        readings: list[Reading] = []
+        for record in batch:
+            readings.append(_read_record(live, record))
+            seq = record.get("last" if record.get("kind") == "gap" else "seq")
+            if isinstance(seq, int):
+                after = max(after, seq)
+        await take(live, readings, {"journal": after})
+
+
+def _read_record(live: LiveBox, record: dict[str, Any]) -> Reading:
+    now = live.deps.clock.now_ms()
+    at = record.get("at_ms")
+    at_ms = min(at, now) if isinstance(at, int) else now  # a box can't date things into the future
+    kind = record.get("kind")
+    if live.run is not None and record.get("run") not in (None, "", live.run.id):
+        return Reading(problem="a record of another run")
+    if kind == "hook" and live.agent is not None:
+        body = str(record.get("body", "")).encode(errors="surrogateescape")
+        return live.agent.read_hook(str(record.get("event", "")), body, at_ms, now)
+    if kind == "run.started":
+        return _fact(Source.PROCESS, Fact.LAUNCHED, at_ms, now, "the agent's process started", {})
+    if kind == "run.exited":
+        code = record.get("exit")
+        code = code if isinstance(code, int) else -int(record.get("signal") or 0)
+        said = f"exit code {code}" if code >= 0 else f"killed by signal {-code}"
+        return _fact(
+            Source.PROCESS, Fact.PROCESS_EXITED, at_ms, now, f"the agent ended: {said}", {"code": code}
+        )
+    if kind == "gap":
+        log.warning("box %s: journal has a gap of %s records", live.box.name, record.get("count"))
+    return Reading()
+
+
+def _fact(source: Source, fact: Fact, at_ms: int, now: int, detail: str, data: dict[str, Any]) -> Reading:
+    return Reading(
+        evidence=(Evidence(source=source, fact=fact, at_ms=at_ms, seen_ms=now, detail=detail, data=data),)
+    )
+
+
+async def _transcripts(live: LiveBox, link: BoxLink, ctx: LaunchContext) -> None:
+    assert live.agent is not None  # pump checked
+    root, glob = live.agent.transcript_root(ctx)
+    saved = await live.deps.store.cursors.load(live.box.id)
+    cursors = {k[2:]: int(v) for k, v in saved.items() if k.startswith("t:")}
+    async for batch in _batches(link.tail(root, glob, cursors, follow=True)):
+        now = live.deps.clock.now_ms()
+        readings: list[Reading] = []
+        moved: dict[str, int] = {}
+        for part in batch:
+            if "reset" in part:
+                moved["t:" + str(part["reset"])] = 0
+                continue
+            name = str(part.get("file", ""))
+            for line in part.get("lines", []):
+                raw = str(line).encode(errors="surrogateescape")
+                readings.append(live.agent.read_transcript(name, raw, now))
+            moved["t:" + name] = int(part.get("offset", 0))
+        await take(live, readings, moved)
+
+
+async def _status(live: LiveBox, link: BoxLink, ctx: LaunchContext) -> None:
+    """The agent's own word, asked for only while it matters (a turn may have ended silently)."""
+    assert live.agent is not None  # pump checked
+    root, glob = live.agent.status_root(ctx)
+    last: dict[str, str] = {}
+    while root:
+        await live.until(lambda b: b.verdict.state in (RunState.WORKING, RunState.UNKNOWN), 3600.0)
+        try:
+            files = await link.read_files(root, glob, 16)
+        except ThopterError:
+            files = []
+        now = live.deps.clock.now_ms()
+        fresh = [f for f in files if last.get(str(f.get("file"))) != f.get("content")]
+        last = {str(f.get("file")): str(f.get("content")) for f in files}
+        readings = [
+            live.agent.read_status(
+                str(f.get("file", "")), str(f.get("content", "")).encode(errors="surrogateescape"), now
+            )
+            for f in fresh
+        ]
+        if readings:
+            await take(live, readings, {})
+        await live.deps.clock.sleep(STATUS_S)
+
+
+async def take(live: LiveBox, readings: list[Reading], cursors: dict[str, int]) -> None:
+    """Store a batch with its cursors, then learn from it, pass receipts on and fold."""
+    entries = [e for r in readings for e in r.entries]
+    evidence = [e for r in readings for e in r.evidence]
+    for reading in readings:
+        if reading.problem:
+            live.problems += 1
+            log.debug("box %s: unreadable input: %s", live.box.name, reading.problem)
+    run_id = live.run.id if live.run is not None else ""
+    if entries or evidence or cursors:
+        await live.deps.store.ingest(
+            live.box.id, run_id, cursors, entries, evidence, _entry_events(live, entries)
+        )
+    remember_words(live, entries)
+    live.learn(evidence)
+    for reading in readings:
+        live.receipts(reading)
+    if evidence:
+        await live.refold()
+
+
+def _entry_events(live: LiveBox, entries: list[Entry]) -> list[Event]:
+    now = live.deps.clock.now_ms()
+    return [
+        Event(
+            kind="entry",
+            at_ms=now,
+            box=live.box.id,
+            run=live.run.id if live.run else "",
+            data={
+                "name": live.box.name,
+                "role": e.role,
+                "summary": e.summary,
+                "key": e.key,
+                "session": e.session,
+                "entry_ms": e.at_ms,
+            },
+        )
+        for e in entries
+    ]
+
+
+def remember_words(live: LiveBox, entries: list[Entry]) -> None:
+    for e in entries:
+        if e.role in (Role.ASSISTANT, Role.USER) and not e.sidechain and e.at_ms >= live.last_message_ms:
+            live.last_message, live.last_message_ms = e.summary, e.at_ms
+
+
+Pumps = Callable[[LiveBox, BoxLink], Any]

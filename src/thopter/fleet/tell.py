@@ -1,0 +1,127 @@
+"""Saying something to a working agent, with a receipt: it has it, or an error says that it may not."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+from thopter.fleet.live import LiveBox
+from thopter.kit.channel import BoxLink
+from thopter.model.api import TellRequest, TellResult
+from thopter.model.errors import BadInput, NotNow, TimedOut
+from thopter.model.evidence import Fact
+from thopter.model.nouns import RunState
+from thopter.model.sockets import Keys, Reading
+
+PANE = "agent:0.0"
+MAX_TEXT = 1 << 20  # bytes; the limit of one prompt
+_INTERRUPT_WAIT_S = 5.0
+
+
+def _bare(text: str) -> str:
+    """What survives any terminal: the words, without white space (editors re-wrap and trim)."""
+    return re.sub(r"\s+", "", text)
+
+
+def check_text(text: str) -> str:
+    """Refuse what can't be a message: nothing, NUL, more than a megabyte."""
+    if not text.strip():
+        raise BadInput("there is nothing to say", hint="give the message as an argument, or '-' for stdin")
+    if "\x00" in text:
+        raise BadInput("the message holds a NUL character", hint="remove it; terminals can't carry it")
+    if len(text.encode(errors="surrogateescape")) > MAX_TEXT:
+        raise BadInput(
+            f"the message is longer than {MAX_TEXT >> 20} MiB",
+            hint="put it into a file in the repository and tell the agent to read that",
+        )
+    return text
+
+
+async def press(link: BoxLink, steps: tuple[Keys, ...]) -> None:
+    """Send keystrokes to the agent's pane."""
+    wire = [
+        {
+            k: v
+            for k, v in (
+                ("text", s.text),
+                ("paste", s.paste),
+                ("keys", list(s.keys)),
+                ("pause_ms", s.pause_ms),
+            )
+            if v
+        }
+        for s in steps
+    ]
+    await link.tmux_keys(PANE, wire)
+
+
+def _must_listen(live: LiveBox) -> None:
+    assert live.run is not None and live.agent is not None  # the fleet checked
+    if live.verdict.state in (RunState.FAILED, RunState.DONE, RunState.STOPPED) or not live.agent_running:
+        raise NotNow(
+            f"the agent of {live.box.name} is not running ({live.verdict.state})",
+            hint=f"look with 'thopter attach {live.box.name}' or 'thopter ssh {live.box.name}'",
+        )
+
+
+async def interrupt(live: LiveBox) -> None:
+    """Stop the present turn; returns when the agent shows that it stopped, or has nothing to stop."""
+    _must_listen(live)
+    assert live.agent is not None  # checked above
+    link = await live.link()
+    started = live.deps.clock.now_ms()
+    await press(link, live.agent.interrupt())
+    resting = (Fact.INTERRUPTED, Fact.IDLE, Fact.TURN_ENDED, Fact.TURN_FAILED)
+    await live.until(
+        lambda b: (
+            b.verdict.state is not RunState.WORKING
+            or any(e.fact in resting and e.at_ms >= started for e in b.evidence)
+        ),
+        _INTERRUPT_WAIT_S,
+    )
+
+
+async def tell(live: LiveBox, req: TellRequest) -> TellResult:
+    """Enter ``req.text`` as the user's own message and wait for its receipt.
+
+    Raises TimedOut when no receipt came: the agent may or may not have it, and the error shows the
+    screen. Tells to one thopter are serialised, so that two never mix in its input line.
+    """
+    check_text(req.text)
+    _must_listen(live)
+    assert live.agent is not None  # checked above
+    steps = live.agent.say(req.text)
+    want = _bare(req.text)
+    got: asyncio.Future[Reading] = asyncio.get_running_loop().create_future()
+
+    def look(reading: Reading) -> None:
+        seen = _bare(reading.receipt)
+        if not got.done() and seen and (seen in want or want in seen):
+            got.set_result(reading)
+
+    async with live.tell_lock:
+        link = await live.link()
+        if req.interrupt:
+            await interrupt(live)
+        began = live.deps.clock.monotonic()
+        stop = live.on_receipt(look)
+        try:
+            await press(link, steps)
+            async with asyncio.timeout(req.receipt_timeout_ms / 1000):
+                reading = await got
+        except TimeoutError:
+            raise await _no_receipt(live, link) from None
+        finally:
+            stop()
+    ms = (live.deps.clock.monotonic() - began) * 1000
+    how = reading.evidence[0].detail if reading.evidence else ""
+    return TellResult(receipt=reading.receipt_kind or "taken", evidence=how, ms=ms)
+
+
+async def _no_receipt(live: LiveBox, link: BoxLink) -> TimedOut:
+    pane = await link.tmux_capture(PANE)
+    return TimedOut(
+        f"no sign that {live.box.name} has the message",
+        hint=f"see its screen with 'thopter attach {live.box.name}'; the text may stand in its input line",
+        screen=str(pane.get("screen", ""))[-4000:],
+    )

@@ -1,0 +1,87 @@
+"""What people and programs are shown of a thopter: one line, or the detail with its evidence."""
+
+from __future__ import annotations
+
+from msgspec import to_builtins
+
+from thopter.fleet.live import LiveBox
+from thopter.fleet.ports import ModelRoute
+from thopter.model.api import ThopterDetail, ThopterView
+from thopter.model.events import Event
+from thopter.model.evidence import Verdict
+from thopter.model.nouns import Box, BoxState, Run, RunState
+
+ALIVE_WITHIN_MS = 30_000  # three missed heartbeats
+_TASK_CHARS = 200
+_HIDDEN = frozenset({BoxState.GONE})
+
+
+def one_line(text: str, limit: int = _TASK_CHARS) -> str:
+    """The first words of ``text`` on one line."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+def view(box: Box, run: Run | None, live: LiveBox | None, owner: str, now_ms: int) -> ThopterView:
+    """One line. Without a live box only what is recorded is said, and nothing is guessed."""
+    verdict = live.verdict if live is not None else Verdict(state=run.state if run else RunState.UNKNOWN)
+    heartbeat = live.alive_ms if live is not None else 0
+    return ThopterView(
+        name=box.name,
+        id=box.id,
+        owner=owner,
+        provider=box.provider,
+        box_state=box.state,
+        isolation=box.isolation or "",
+        agent=run.agent if run else "",
+        run=run.id if run else "",
+        state=(verdict.state if live is not None else run.state) if run else "",
+        reason=(verdict.reason if live is not None else run.reason) or "" if run else "",
+        since_ms=verdict.since_ms or (run.changed_ms if run else box.changed_ms),
+        task=one_line(run.prompt) if run else "",
+        repo=run.repo.source if run and run.repo else "",
+        branch=f"thopter/{box.name}" if run and run.repo else "",
+        created_ms=box.created_ms,
+        heartbeat_ms=heartbeat,
+        alive=bool(heartbeat) and now_ms - heartbeat <= ALIVE_WITHIN_MS,
+        agent_running=live.agent_running if live is not None else False,
+        last_message=live.last_message if live is not None else "",
+        last_message_ms=live.last_message_ms if live is not None else 0,
+        problem=box.problem or (run.problem if run else ""),
+        contradiction=verdict.contradiction,
+    )
+
+
+def detail(
+    line: ThopterView,
+    box: Box,
+    run: Run | None,
+    live: LiveBox | None,
+    log: list[Event],
+    route: ModelRoute | None,
+) -> ThopterDetail:
+    """The line, the evidence behind it (strongest first, then the newest), and recent happenings."""
+    picture = live.picture() if live is not None else []
+    newest = sorted(picture, key=lambda e: e.at_ms, reverse=True)[:30]
+    return ThopterDetail(
+        view=line,
+        because=list(live.verdict.because) if live is not None else [],
+        evidence=newest,
+        log=[_log_line(e) for e in log],
+        prompt=run.prompt if run else "",
+        session=run.session if run else "",
+        cwd=run.cwd if run else "",
+        model_endpoint=route.upstream if route else "",
+        limits=to_builtins(box.limits),
+    )
+
+
+def _log_line(event: Event) -> str:
+    d = event.data
+    if event.kind == "run.state":
+        said = f"{d.get('state')}" + (f" ({d['reason']})" if d.get("reason") else "")
+    elif event.kind == "flow.step":
+        said = f"{d.get('title') or d.get('name')}: {d.get('status')}"
+    else:
+        said = one_line(str(d.get("text") or d.get("summary") or d.get("state") or ""), 120)
+    return f"{event.at_ms} {event.kind} {said}".rstrip()

@@ -1,0 +1,110 @@
+"""What an agent has done in its repository: diff, and its branch in the mirror.
+
+git runs *inside the box* here, never on the hub (the box owns that tree and its .git/config); what
+comes back is bytes. The hub only reads the bare mirror, which real git's pre-receive has guarded.
+"""
+
+from __future__ import annotations
+
+import re
+
+from thopter.kit.channel import BoxLink
+from thopter.model.api import DiffResult
+from thopter.model.errors import NotNow, ProviderError, Refused
+from thopter.model.nouns import Run
+
+DIFF_CAP = 4 << 20  # bytes of diff that are worth showing a person
+_HASH = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_GIT_ENV = {
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_OPTIONAL_LOCKS": "0",  # never disturb the agent's own git
+    "LANG": "C.UTF-8",
+}
+
+# A second index makes untracked files part of the picture without touching the agent's own.
+_WITH_ALL = """
+set -e
+export GIT_INDEX_FILE="$(mktemp)"
+trap 'rm -f "$GIT_INDEX_FILE"' EXIT
+index="$(GIT_INDEX_FILE= git rev-parse --git-path index)"
+cp "$index" "$GIT_INDEX_FILE" 2>/dev/null || rm -f "$GIT_INDEX_FILE"
+git add -A
+"""
+_SUMMARY = """
+set -e
+git rev-list --count "$1..HEAD"
+git status --porcelain=v1 --untracked-files=all | wc -l
+"""
+_DIFF = (
+    _WITH_ALL + 'git -c core.quotepath=off diff --cached --no-color --no-ext-diff --no-textconv $2 "$1" --\n'
+)
+_HEAD = "git rev-parse --verify HEAD^{commit}\n"
+_WIP = (
+    _WITH_ALL
+    + """
+tree="$(git write-tree)"
+git commit-tree "$tree" -p HEAD -m "thopter: work in progress"
+"""
+)
+
+
+async def _sh(link: BoxLink, run: Run, script: str, *args: str, cap: int = 1 << 20) -> tuple[bytes, bool]:
+    env = dict(_GIT_ENV)
+    result = await link.exec(
+        ["/bin/sh", "-c", script, "sh", *args], env=env, cwd=run.cwd, timeout=120.0, output_cap=cap
+    )
+    if result.exit != 0 and not result.truncated:
+        said = result.stderr.decode(errors="replace").strip().splitlines()
+        raise ProviderError(
+            f"git in the box failed: {said[-1] if said else 'no message'}",
+            hint="see the tree yourself with 'thopter ssh'",
+        )
+    return result.stdout, result.truncated
+
+
+def _need_repo(run: Run) -> str:
+    if run.repo is None:
+        raise Refused("this thopter has no repository", hint="start it with --repo")
+    return run.repo.base
+
+
+async def _summary(link: BoxLink, run: Run, base: str) -> tuple[int, int]:
+    out, _ = await _sh(link, run, _SUMMARY, base)
+    try:
+        commits, dirty = (int(x) for x in out.split()[:2])
+    except ValueError:
+        raise ProviderError("the box's git gave no usable answer") from None
+    return commits, dirty
+
+
+async def diff(link: BoxLink, run: Run) -> DiffResult:
+    """The work so far: base commit to working tree, untracked files included."""
+    base = _need_repo(run)
+    commits, dirty = await _summary(link, run, base)
+    text, cut = await _sh(link, run, _DIFF, base, "-p", cap=DIFF_CAP)
+    stat, _ = await _sh(link, run, _DIFF, base, "--stat=100")
+    return DiffResult(
+        diff=text.decode(errors="replace"),
+        stat=stat.decode(errors="replace"),
+        commits=commits,
+        dirty=dirty,
+        truncated=cut,
+    )
+
+
+async def push_from_box(link: BoxLink, run: Run, name: str, git_url: str, wip: bool) -> tuple[int, int]:
+    """Push the box's HEAD (or a commit of the whole tree) to its branch in the mirror.
+
+    Returns ``(commits since base, files changed but not committed)``. The push goes through the
+    git gateway like any other, so its policy holds here too.
+    """
+    base = _need_repo(run)
+    commits, dirty = await _summary(link, run, base)
+    out, _ = await _sh(link, run, _WIP if wip and dirty else _HEAD)
+    commit = out.decode(errors="replace").strip()
+    if not _HASH.fullmatch(commit):
+        raise NotNow("the box's repository has no commit to push", hint="see it with 'thopter ssh'")
+    await _sh(
+        link, run, 'git push --quiet --force "$1" "$2:refs/heads/$3"\n', git_url, commit, f"thopter/{name}"
+    )
+    return commits + (1 if wip and dirty else 0), dirty
