@@ -1,0 +1,39 @@
+"""What all ops of one boxd share: its loop, configuration, ledger of processes, default environment."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Dict
+
+from thopter.boxd import spawn, wire
+from thopter.boxd.config import Config
+from thopter.boxd.loop import Loop
+from thopter.boxd.tools import Tool, ToolResult
+
+
+class Box:
+    """The world of one boxd process; made once, lives as long as it."""
+
+    def __init__(self, config: Config) -> None:
+        """Make the folders (0700) and end what an earlier boxd left running."""
+        self.config = config
+        for folder in (config.run_dir, config.var_dir):
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+        self.loop = Loop()
+        self.ledger = spawn.Ledger(config.run_dir + "/ledger")
+        self.env: Dict[bytes, bytes] = config.box_env()
+        self.home = wire.to_bytes(config.home)
+        self.boot = os.urandom(8).hex()
+
+    async def tool(self, argv: list[bytes], stdin: bytes = b"") -> ToolResult:
+        """Run a helper program with the box's own environment; killed when we are cancelled."""
+        tool = Tool(self.loop, self.ledger, argv, self.env, stdin)
+        try:
+            return await tool.promise
+        except GeneratorExit:
+            tool.kill()
+            raise
+
+    def facts(self) -> Dict[str, Any]:
+        """What ``hello`` tells about this boxd."""
+        return {"boot": self.boot, "pid": os.getpid(), "name": self.config.name, "key": self.config.key}
