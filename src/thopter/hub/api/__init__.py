@@ -1,0 +1,14 @@
+"""The hub's API: one table of routes, put together from one file for each noun."""
+
+from __future__ import annotations
+
+from thopter.hub.api import doctor, events, flows, hub, thopters, work
+
+ROUTES = (
+    *hub.ROUTES,
+    *thopters.ROUTES,
+    *work.ROUTES,
+    *flows.ROUTES,
+    *events.ROUTES,
+    *doctor.ROUTES,
+)

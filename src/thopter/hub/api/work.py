@@ -1,0 +1,138 @@
+"""Routes about a thopter's work: transcript, diff, pull, bundle, files in and out, commands."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from thopter.hub.auth import OPERATE, READ
+from thopter.hub.routes import Call, Count, NoQuery, Route
+from thopter.hub.terminals import exec_command
+from thopter.model.api import (
+    DiffResult,
+    ExecRequest,
+    Nothing,
+    PullInfo,
+    PullRequest,
+    TranscriptPage,
+    Written,
+)
+
+
+class TranscriptQuery(Struct, kw_only=True):
+    """``after``: a cursor (``next`` of the page before); ``last``: instead, that many from the end."""
+
+    after: Count = 0
+    limit: Annotated[int, Meta(ge=1, le=5000)] = 500
+    last: Annotated[int, Meta(ge=0, le=5000)] = 0
+
+
+class PathQuery(Struct, kw_only=True):
+    """``path``: a file in the box."""
+
+    path: Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
+
+
+async def transcript(call: Call[TranscriptQuery, Nothing]) -> TranscriptPage:
+    """A page of the conversation."""
+    query = call.query
+    return await call.fleet.transcript(call.key, query.after, query.limit, query.last)
+
+
+async def diff(call: Call[NoQuery, Nothing]) -> DiffResult:
+    """What changed since the base."""
+    return await call.fleet.diff(call.key)
+
+
+async def pull(call: Call[NoQuery, PullRequest]) -> PullInfo:
+    """Bring the work into the mirror."""
+    return await call.fleet.pull(call.key, call.body.wip)
+
+
+def bundle(call: Call[NoQuery, Nothing]) -> AsyncIterator[bytes]:
+    """The pulled work as a git bundle."""
+    return call.fleet.bundle(call.key)
+
+
+async def put_file(call: Call[PathQuery, Nothing]) -> Written:
+    """Write a file in the box, atomically."""
+    return Written(size=await call.fleet.put(call.key, call.query.path, call.chunks))
+
+
+def fetch_file(call: Call[PathQuery, Nothing]) -> AsyncIterator[bytes]:
+    """Read a file of the box."""
+    return call.fleet.fetch(call.key, call.query.path)
+
+
+ROUTES = (
+    Route(
+        method="GET",
+        path="/v1/thopters/{name}/transcript",
+        summary="A page of the conversation, tool calls and results included",
+        scope=READ,
+        handler=transcript,
+        query=TranscriptQuery,
+        response=TranscriptPage,
+    ),
+    Route(
+        method="GET",
+        path="/v1/thopters/{name}/diff",
+        summary="What changed since the base, untracked files included",
+        scope=READ,
+        handler=diff,
+        response=DiffResult,
+    ),
+    Route(
+        method="POST",
+        path="/v1/thopters/{name}/pull",
+        summary="Bring the work into the mirror as branch thopter/NAME",
+        scope=OPERATE,
+        handler=pull,
+        request=PullRequest,
+        response=PullInfo,
+        mutating=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/thopters/{name}/bundle",
+        summary="The pulled work as a git bundle (base..head)",
+        scope=READ,
+        handler=bundle,
+        kind="bytes",
+    ),
+    Route(
+        method="POST",
+        path="/v1/thopters/{name}/put",
+        summary="Write a file in the box, atomically; the body is the content",
+        scope=OPERATE,
+        handler=put_file,
+        query=PathQuery,
+        response=Written,
+        mutating=True,
+        repeatable=True,
+        kind="upload",
+    ),
+    Route(
+        method="GET",
+        path="/v1/thopters/{name}/fetch",
+        summary="Read a file of the box",
+        scope=OPERATE,
+        handler=fetch_file,
+        query=PathQuery,
+        kind="bytes",
+    ),
+    Route(
+        method="GET",
+        path="/v1/thopters/{name}/exec",
+        summary="Run a command in the box (WebSocket)",
+        scope=OPERATE,
+        handler=exec_command,
+        request=ExecRequest,
+        mutating=True,
+        repeatable=True,
+        kind="exec",
+        status=101,
+    ),
+)

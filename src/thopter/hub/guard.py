@@ -1,0 +1,112 @@
+"""The check at each door, before anything else looks at a request: Host, Origin, Sec-Fetch, token.
+
+The same for HTTP and WebSocket, for every path (unknown ones too), on the unix socket and on TCP.
+There is no CORS here: no answer ever says that another origin may read it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from thopter.hub.answers import SECURITY_HEADERS, not_allowed, send_error, throttled, unexpected
+from thopter.hub.asgi import App, Message, Receive, Scope, Send, headers_named
+from thopter.hub.auth import ALL_SCOPES
+from thopter.hub.doors import Door
+from thopter.model.errors import ThopterError
+
+log = logging.getLogger("thopter.hub.guard")
+
+SCOPES_KEY = "thopter.scopes"
+_SAME_ORIGIN: tuple[list[bytes], ...] = ([], [b"same-origin"], [b"none"])
+
+
+class Guard:
+    """ASGI middleware: lets in who may come, puts the security headers on every answer, and turns
+    whatever goes wrong inside into a JSON error with an id that is in the log (never a traceback)."""
+
+    def __init__(self, app: App, door: Door) -> None:
+        self._app = app
+        self._door = door
+        self._hosts = frozenset(host.encode() for host in door.hosts)
+        self._throttled = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request or one WebSocket."""
+        answer = _Answer(send)
+        websocket = scope["type"] == "websocket"
+        refusal = self._refusal(scope)
+        if refusal is not None:
+            await send_error(answer, refusal, websocket)
+            return
+        try:
+            await self._app(scope, receive, answer)
+        except ThopterError as error:
+            await answer.fail(error, websocket)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the boundary: nothing leaves it but JSON
+            await answer.fail(unexpected(scope, error), websocket)
+
+    def _refusal(self, scope: Scope) -> ThopterError | None:
+        hosts = headers_named(scope, b"host")
+        if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
+            return not_allowed(
+                "this hub does not answer to that Host",
+                "on TCP use exactly the address it listens on",
+                status=421,
+            )
+        origins = headers_named(scope, b"origin")
+        if origins and origins != [b"http://" + hosts[0].lower()]:
+            return not_allowed("another origin may not call this hub")
+        if headers_named(scope, b"sec-fetch-site") not in _SAME_ORIGIN:
+            return not_allowed("another site may not call this hub")
+        tokens = self._door.tokens
+        if tokens is None:
+            scope[SCOPES_KEY] = ALL_SCOPES
+            return None
+        scopes = tokens.scopes(headers_named(scope, b"authorization"))
+        if scopes is not None:
+            self._throttled = False
+            scope[SCOPES_KEY] = scopes
+            return None
+        wait = tokens.throttle.failed()
+        if wait:
+            if not self._throttled:
+                log.warning("failed attempts at %s are being throttled", self._door.label)
+                self._throttled = True
+            return throttled(wait)
+        log.info("an attempt without a right token at %s", self._door.label)
+        return not_allowed(
+            "a right token is needed here",
+            "send 'Authorization: Bearer TOKEN'; the token is in the hub's state folder",
+            status=401,
+        )
+
+
+class _Answer:
+    """``send`` that adds the security headers and knows whether an answer has begun."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.begun = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] in _STARTS:
+            self.begun = True
+            message["headers"] = [*message.get("headers", ()), *SECURITY_HEADERS]
+        await self._send(message)
+
+    async def fail(self, error: ThopterError, websocket: bool) -> None:
+        """Answer the error; when half an answer is out already, cut the connection instead, so that
+        the client can't take it for a whole one."""
+        if self.begun:
+            raise _CutOff(error.message)
+        await send_error(self, error, websocket)
+
+
+_STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+
+
+class _CutOff(Exception):
+    """Raised to the server so that it closes the connection in the middle of an answer."""

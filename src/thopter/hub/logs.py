@@ -1,0 +1,188 @@
+"""The hub's own log: JSON lines in ``hub.log``, five files of 2 MB, no secret in any of them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import re
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+_BYTES = 2_000_000
+_FILES = 5
+_LONGEST = 8_000
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+# Shapes of credentials people really have; known ones are hidden exactly as well (Redactor.hide).
+_SHAPES = re.compile(
+    r"sk-[A-Za-z0-9_-]{16,}"
+    r"|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_[A-Za-z0-9_]{16,}|glpat-[A-Za-z0-9_-]{16,}"
+    r"|thp_[A-Za-z0-9_-]{16,}"
+    r"|AKIA[0-9A-Z]{16}"
+    r"|eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
+)
+_CARRIERS = re.compile(
+    r"(?i)((?:authorization|proxy-authorization|x-api-key|api[_-]?key|token|secret|password)"
+    r"[\"']?\s*[:=]\s*[\"']?(?:bearer\s+|basic\s+)?|\bbearer\s+|://[^/\s:@]{0,200}:)"
+    r"([^\s\"'@,;&]{6,})"
+)
+
+
+class Redactor:
+    """Takes credentials out of text: every known one, and what looks like one."""
+
+    def __init__(self) -> None:
+        self._known: list[str] = []
+
+    def hide(self, secret: str) -> None:
+        """From now on this exact text is never logged."""
+        if len(secret) >= 6 and secret not in self._known:
+            self._known.append(secret)
+
+    def __call__(self, text: str) -> str:
+        """Return ``text`` without credentials."""
+        for secret in self._known:
+            text = text.replace(secret, "[hidden]")
+        return _CARRIERS.sub(r"\1[hidden]", _SHAPES.sub("[hidden]", text))
+
+
+redact = Redactor()
+
+
+class JsonLines(logging.Formatter):
+    """One record, one line: ``{"at","level","part","text","error"?,…}``.
+
+    Text of others stays inside JSON strings, so it can't forge a line; what is too long is cut in
+    the middle. Extra fields come from ``extra={"data": {…}}``.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See the class."""
+        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line: dict[str, Any] = {
+            "at": f"{at}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "part": record.name.removeprefix("thopter."),
+            "text": _short(redact(record.getMessage())),
+        }
+        data = getattr(record, "data", None)
+        if isinstance(data, dict):
+            line["data"] = {str(k): _plain(v) for k, v in data.items()}
+        if record.exc_info and record.exc_info[1] is not None:
+            line["error"] = _short(redact("".join(traceback.format_exception(record.exc_info[1]))))
+        return json.dumps(line, ensure_ascii=True)
+
+
+class HumanLines(logging.Formatter):
+    """What ``--foreground`` shows on stderr."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See the class."""
+        at = time.strftime("%H:%M:%S", time.localtime(record.created))
+        text = _short(redact(record.getMessage()))
+        if record.exc_info and record.exc_info[1] is not None:
+            text += "\n" + redact("".join(traceback.format_exception(record.exc_info[1])))
+        return f"{at} {record.levelname.lower():7} {_printable(text)}"
+
+
+class RotatingLog(logging.Handler):
+    """The rotated file, 0600. When it can't be written (disk full), records are counted, and the
+    count is written as soon as that is possible again: a log never stops the hub and never lies."""
+
+    def __init__(self, path: Path, file_bytes: int = _BYTES, files: int = _FILES) -> None:
+        super().__init__()
+        self._path = path
+        self._file_bytes = file_bytes
+        self._files = files
+        self.lost = 0
+        self._fd, self._size = self._open()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record, after the news of lost ones if there are any."""
+        try:
+            if self.lost:
+                self._write(self.format(_lost_record(self.lost)))
+                self.lost = 0
+            self._write(self.format(record))
+        except OSError:
+            self.lost += 1
+
+    def close(self) -> None:
+        """Close the file; nothing is buffered."""
+        super().close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _open(self) -> tuple[int, int]:
+        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        os.fchmod(fd, 0o600)
+        return fd, os.fstat(fd).st_size
+
+    def _write(self, text: str) -> None:
+        line = text.encode() + b"\n"
+        if self._size and self._size + len(line) > self._file_bytes:
+            self._rotate()
+        written = os.write(self._fd, line)
+        if written < len(line):
+            os.ftruncate(self._fd, self._size)  # no torn line stays
+            raise OSError(errno.ENOSPC, "no room for the log")
+        self._size += written
+
+    def _rotate(self) -> None:
+        names = [self._path, *(Path(f"{self._path}.{n}") for n in range(1, self._files))]
+        for older, newer in zip(reversed(names), reversed(names[:-1]), strict=False):
+            if newer.exists():
+                newer.replace(older)
+        os.close(self._fd)
+        self._fd, self._size = self._open()
+
+
+def _lost_record(count: int) -> logging.LogRecord:
+    text = f"{count} records could not be written here"
+    return logging.LogRecord("thopter.hub.logs", logging.ERROR, __file__, 0, text, None, None)
+
+
+def set_up(path: Path, level: str, foreground: bool) -> None:
+    """Send everything to ``path`` (made 0600 under the caller's umask) and, in the foreground, to
+    stderr as well. Libraries speak only when something is wrong."""
+    root = logging.getLogger()
+    handlers: list[logging.Handler] = [RotatingLog(path)]
+    handlers[0].setFormatter(JsonLines())
+    if foreground:
+        handlers.append(logging.StreamHandler(sys.stderr))
+        handlers[1].setFormatter(HumanLines())
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    for handler in handlers:
+        root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Change how much our own parts log (setting ``hub.log_level``)."""
+    logging.getLogger("thopter").setLevel(_LEVELS[level])
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return _short(redact(str(value)))
+
+
+def _short(text: str) -> str:
+    if len(text) <= _LONGEST:
+        return text
+    half = _LONGEST // 2
+    return f"{text[:half]} …[{len(text) - _LONGEST} characters cut]… {text[-half:]}"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)

@@ -1,0 +1,241 @@
+"""What the hub's outer shell needs from inside: the use cases, the events, the idempotency record.
+
+The shell (HTTP, events, terminals, process life) is written against these protocols alone;
+``thopter.hub.compose`` fills them with ``thopter.fleet`` and ``thopter.store``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Literal, Protocol
+
+from msgspec import Struct
+
+from thopter.kit.paths import Paths
+from thopter.kit.settings import Settings
+from thopter.model.api import (
+    Accepted,
+    Check,
+    CheckResult,
+    CreateRequest,
+    DiffResult,
+    FlowView,
+    PtySize,
+    PullInfo,
+    RunRequest,
+    TellRequest,
+    TellResult,
+    ThopterDetail,
+    ThopterView,
+    TranscriptPage,
+)
+from thopter.model.events import Event
+from thopter.model.nouns import Leak
+
+
+class ExecSession(Protocol):
+    """One command under way in a box. Iterating it yields ``(stream, data)``, stream 1 or 2, until
+    all output has been read; not iterating holds the command back."""
+
+    def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
+        """Output in order of arrival, at most 1 MiB an item."""
+
+    async def write(self, data: bytes) -> None:
+        """Give it input; waits until there is room. What it can't take any more (it closed its
+        input, or ended) is dropped."""
+
+    async def eof(self) -> None:
+        """End its input; output goes on."""
+
+    async def resize(self, rows: int, cols: int) -> None:
+        """Tell its terminal the new size; without a terminal nothing happens."""
+
+    async def signal(self, name: str) -> None:
+        """Send it a signal by name without ``SIG``; ended already: nothing happens."""
+
+    async def wait(self) -> tuple[Literal["exit", "signal"], int]:
+        """How it ended. Called after the output has been read."""
+
+
+class FleetInfo(Protocol):
+    """What ``GET /v1/hub`` says of the fleet. ``problem`` is one sentence or empty."""
+
+    @property
+    def boxes(self) -> int:
+        """Boxes that exist now."""
+
+    @property
+    def problem(self) -> str:
+        """What keeps the hub from working as it should."""
+
+
+class FleetPort(Protocol):
+    """The use cases. ``name`` may be a unique prefix. Errors are those of ``model.errors``.
+
+    ``ready`` is false while the fleet recovers after a start: reads are served, the shell lets
+    mutations wait (bounded) until it is true. Async generators raise their first error before
+    they yield anything.
+    """
+
+    @property
+    def ready(self) -> bool:
+        """True when mutations may come."""
+
+    async def info(self) -> FleetInfo:
+        """Counts, cheap."""
+
+    async def start_run(self, req: RunRequest) -> Accepted:
+        """Durable when this returns; the work goes on in the flow."""
+
+    async def create(self, req: CreateRequest) -> Accepted:
+        """As ``start_run``, without a prompt."""
+
+    async def destroy(self, name: str) -> Accepted:
+        """As ``start_run``; everything of the thopter goes."""
+
+    async def views(self, include_gone: bool = False) -> list[ThopterView]:
+        """All thopters."""
+
+    async def detail(self, name: str) -> ThopterDetail:
+        """One thopter and its evidence."""
+
+    async def tell(self, name: str, req: TellRequest) -> TellResult:
+        """Say something to the agent; answers with a receipt or an error."""
+
+    async def interrupt(self, name: str) -> None:
+        """Stop the agent's present turn."""
+
+    async def freeze(self, name: str) -> None:
+        """Stop every process of the box. Idempotent."""
+
+    async def thaw(self, name: str) -> None:
+        """Let them go on. Idempotent."""
+
+    async def transcript(self, name: str, after: int, limit: int, last: int) -> TranscriptPage:
+        """Entries after a cursor, or the last ones when ``last`` is not 0."""
+
+    async def check(self, name: str) -> CheckResult:
+        """Ask the box now."""
+
+    async def screen(self, name: str) -> str:
+        """The agent's pane as plain text."""
+
+    async def diff(self, name: str) -> DiffResult:
+        """What changed since the base."""
+
+    async def pull(self, name: str, wip: bool) -> PullInfo:
+        """Bring the work into the mirror."""
+
+    def bundle(self, name: str) -> AsyncIterator[bytes]:
+        """The pulled work as a git bundle."""
+
+    async def exec(
+        self,
+        name: str,
+        argv: Sequence[str],
+        env: Mapping[str, str] | None,
+        cwd: str,
+        pty: PtySize | None,
+        stdin: bool,
+    ) -> AbstractAsyncContextManager[ExecSession]:
+        """Start a command. Leaving the context ends it, unless the fleet knows it as an attach."""
+
+    async def put(self, name: str, path: str, body: AsyncIterator[bytes]) -> int:
+        """Write a file atomically; returns its size. A body that raises leaves the old file."""
+
+    def fetch(self, name: str, path: str) -> AsyncIterator[bytes]:
+        """Read a file."""
+
+    async def flow(self, flow_id: str) -> FlowView:
+        """Progress of a flow."""
+
+    async def doctor(self) -> list[Check]:
+        """What works on this machine and what to change."""
+
+    async def leaks(self) -> list[Leak]:
+        """What no recorded box accounts for."""
+
+    async def sweep(self) -> list[Leak]:
+        """Remove those."""
+
+
+class EventsPort(Protocol):
+    """The append-only events of the store. Numbers only grow, and once an event can be read no
+    event with a smaller number appears any more (gaps may be)."""
+
+    async def append(self, *events: Event) -> object:
+        """Commit durably, in this order."""
+
+    async def head(self) -> int:
+        """Number of the newest committed event, 0 when there is none."""
+
+    async def read(
+        self, after: int, limit: int, box: str = "", flow: str = "", kinds: Sequence[str] = ()
+    ) -> Sequence[Event]:
+        """The first ``limit`` events numbered above ``after`` that pass the filters (empty: all)."""
+
+    async def changed(self, after: int) -> None:
+        """Return as soon as an event numbered above ``after`` is committed."""
+
+
+class StoredAnswer(Struct, frozen=True, kw_only=True):
+    """The answer that a key got: body is JSON."""
+
+    status: int
+    body: bytes
+
+
+class Begun(Struct, frozen=True, kw_only=True):
+    """What is known of a key.
+
+    ``new``: never seen, it is now under way. ``stored``: here is its ``answer``. ``conflict``: it
+    was used for something else. ``in_progress``: this hub is at it. ``unknown``: an earlier hub
+    was at it when it died, so nobody can say whether it happened.
+    """
+
+    outcome: Literal["new", "stored", "conflict", "in_progress", "unknown"]
+    answer: StoredAnswer | None = None
+
+
+class IdempotencyPort(Protocol):
+    """Remembers the answers of mutating calls by the caller's key; durable."""
+
+    async def begin(self, key: str, body_hash: str) -> Begun:
+        """Look the key up and, when it is new, claim it: one transaction."""
+
+    async def finish(self, key: str, answer: StoredAnswer) -> None:
+        """Keep the answer of a claimed key."""
+
+    async def forget(self, key: str) -> None:
+        """Give up a claim after a refusal that did nothing, so that a retry is really tried."""
+
+
+class Composition(Protocol):
+    """The inside of a hub, put together."""
+
+    @property
+    def fleet(self) -> FleetPort:
+        """The use cases."""
+
+    @property
+    def events(self) -> EventsPort:
+        """The event log."""
+
+    @property
+    def idempotency(self) -> IdempotencyPort:
+        """The record of keys."""
+
+    async def start(self) -> None:
+        """Open everything. When this returns reads work; recovery may go on (``fleet.ready``)."""
+
+    async def stop(self) -> None:
+        """Let go of everything in good order; boxes go on."""
+
+    async def reload(self, settings: Settings) -> None:
+        """Take new settings where that is possible without a restart."""
+
+
+Compose = Callable[[Paths, Settings], Composition]
+
+Json = dict[str, Any]
