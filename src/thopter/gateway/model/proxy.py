@@ -1,0 +1,250 @@
+"""Carries one call of a box to its model endpoint and the answer back, byte by byte as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx2
+import msgspec
+
+from thopter.gateway.connection import ClientGone, Exchange
+from thopter.gateway.http1 import BadRequest
+from thopter.gateway.model.ledger import Ledger
+from thopter.gateway.model.policy import ERROR_TYPES, Refusal, decide, request_headers, response_headers
+from thopter.gateway.model.upstream import Attach, Endpoint
+from thopter.gateway.model.usage import LastLimit, Reader, Tokens, read_limit, reader_for
+
+log = logging.getLogger("thopter.gateway")
+
+
+class Route:
+    """One attachment's way out: its own connections to its endpoint, shared with no other box.
+
+    A retired route finishes the calls under way and then closes its connections.
+    """
+
+    def __init__(self, attach: Attach, endpoint: Endpoint, context: ssl.SSLContext) -> None:
+        limits = attach.limits
+        self.attach = attach
+        self.endpoint = endpoint
+        self.in_flight = 0
+        self._retired = False
+        self.timeouts = {
+            "connect": limits.connect_seconds,
+            "read": limits.upstream_idle_seconds,
+            "write": limits.write_stall_seconds,
+            "pool": limits.connect_seconds + limits.upstream_idle_seconds,
+        }
+        pool = httpx2.Limits(max_connections=None, max_keepalive_connections=16, keepalive_expiry=30.0)
+        # The transport alone: no cookies, no redirects, no proxies or passwords from the environment.
+        self.transport = httpx2.AsyncHTTPTransport(verify=context, trust_env=False, limits=pool)
+
+    async def release(self) -> None:
+        """One call less; closes the connections when it was the last of a retired route."""
+        self.in_flight -= 1
+        if self._retired and self.in_flight == 0:
+            await self.transport.aclose()
+
+    async def retire(self) -> None:
+        """No new calls come."""
+        self._retired = True
+        if self.in_flight == 0:
+            await self.transport.aclose()
+
+
+class Call:
+    """One request of a box while it is being served, and what will be recorded of it."""
+
+    def __init__(self, route: Route, exchange: Exchange, ledger: Ledger) -> None:
+        self.route = route
+        self.exchange = exchange
+        self.ledger = ledger
+        self.began_ms = time.time_ns() // 1_000_000
+        self.began = time.monotonic()
+        self.status = 0
+        self.ttfb_ms = 0.0
+        self.sent = 0
+        self.refused = False
+        self.error = ""
+        self.limit: LastLimit | None = None
+        self.reader: Reader | None = None
+
+    async def run(self) -> None:
+        """Serve the call and record it, however it ends."""
+        self.route.in_flight += 1
+        try:
+            await self._serve()
+        except BadRequest as problem:
+            if self.exchange.started:
+                raise
+            await self.fail(
+                problem.status, ERROR_TYPES.get(problem.status, "invalid_request_error"), problem.message
+            )
+            self.refused = True
+        except ClientGone:
+            self.error = self.error or "the agent closed the connection"
+            raise
+        except asyncio.CancelledError:
+            self.error = self.error or "the box was detached"
+            raise
+        finally:
+            self.record()
+            await self.route.release()
+
+    async def _serve(self) -> None:
+        decision = decide(self.exchange.head)
+        if isinstance(decision, Refusal):
+            self.refused = True
+            await self.fail(decision.status, decision.type, decision.message)
+            return
+        try:
+            async with self.exchange.connected():
+                answer = await self._ask(decision)
+        except (httpx2.HTTPError, OSError) as e:
+            await self._unreachable(e)
+            return
+        try:
+            await self._pass_on(answer)
+        finally:
+            await answer.aclose()
+
+    async def _ask(self, target: str) -> httpx2.Response:
+        exchange, endpoint = self.exchange, self.route.endpoint
+        request = httpx2.Request(
+            exchange.head.method,
+            httpx2.URL(
+                scheme=endpoint.scheme,
+                host=endpoint.host,
+                port=endpoint.port,
+                raw_path=(endpoint.prefix + target).encode("ascii"),
+            ),
+            headers=request_headers(exchange.head, self.route.attach, endpoint),
+            content=self._body() if exchange.head.has_body else None,
+            extensions={"timeout": self.route.timeouts},
+        )
+        return await self.route.transport.handle_async_request(request)
+
+    async def _body(self) -> AsyncIterator[bytes]:
+        async for piece in self.exchange.body():
+            yield piece
+
+    async def _pass_on(self, answer: httpx2.Response) -> None:
+        self.status = answer.status_code
+        headers = response_headers(answer.headers.raw)
+        now_ms = time.time_ns() // 1_000_000
+        if 300 <= answer.status_code < 400 and answer.status_code != 304:
+            text = "the model endpoint answered with a redirect, which is not followed: set its final address"
+            await self.fail(502, "api_error", text)
+            return
+        if answer.status_code in (429, 529):
+            self.limit = read_limit(answer.status_code, headers, now_ms)
+        length = answer.headers.get("content-length", "")
+        encoding = answer.headers.get("content-encoding", "")
+        path = self.exchange.head.target.partition("?")[0]
+        self.reader = reader_for(path, answer.headers.get("content-type", ""), encoding)
+        known = int(length) if length.isdecimal() and len(length) < 16 else None
+        try:
+            async with self.exchange.connected():
+                await self._stream(answer, headers, known)
+        except (httpx2.HTTPError, OSError) as e:
+            self.error = f"the model endpoint's answer broke off: {_reason(e)}"
+            if not self.exchange.started:
+                await self.fail(502, "api_error", f"{self._named()} broke off its answer: {_reason(e)}")
+            else:
+                self.exchange.cut()
+            return
+        self.reader.end()
+        if not self.error and answer.status_code >= 400:
+            self.error = self.reader.error or f"the model endpoint answered {answer.status_code}"
+        elif self.reader.error:
+            self.error = self.reader.error
+        elif not self.reader.complete and path == "/v1/messages":
+            self.error = "the model endpoint ended its stream early"
+
+    async def _stream(
+        self, answer: httpx2.Response, headers: list[tuple[str, str]], known: int | None
+    ) -> None:
+        exchange, reader = self.exchange, self.reader
+        assert reader is not None and isinstance(answer.stream, httpx2.AsyncByteStream)
+        self.ttfb_ms = (time.monotonic() - self.began) * 1000
+        bodiless = exchange.head.method == "HEAD" or answer.status_code in (204, 304)
+        # The head goes out at once: an agent's patience is measured from it, not from the first byte.
+        await exchange.start(answer.status_code, headers, known)
+        async for data in answer.stream:
+            if bodiless:
+                continue
+            self.sent += len(data)
+            await exchange.write(data)
+            reader.feed(data)
+        await exchange.finish()
+
+    async def _unreachable(self, error: Exception) -> None:
+        timed_out = isinstance(error, httpx2.TimeoutException)
+        text = f"{self._named()} can't be reached: {_reason(error)}"
+        await self.fail(504 if timed_out else 502, "timeout_error" if timed_out else "api_error", text)
+
+    def _named(self) -> str:
+        return f"the model endpoint {self.route.endpoint.url}"
+
+    async def fail(self, status: int, kind: str, message: str) -> None:
+        """Answer with an error of ours, in the shape that clients of the Messages API understand."""
+        self.status, self.error = status, message
+        body = msgspec.json.encode(
+            {"type": "error", "error": {"type": kind, "message": "thopter: " + message}}
+        )
+        async with self.exchange.connected():
+            headers = [("content-type", "application/json")]
+            await self.exchange.answer(status, headers, body if self.exchange.head.method != "HEAD" else b"")
+
+    def record(self) -> None:
+        """Put the call into the ledger."""
+        attach, head = self.route.attach, self.exchange.head
+        fields: dict[str, Any] = {
+            "at_ms": self.began_ms,
+            "box": attach.box,
+            "run": attach.run,
+            "method": head.method[:16],
+            "path": head.target.partition("?")[0][:200],
+            "status": self.status,
+            "ms": round((time.monotonic() - self.began) * 1000, 2),
+            "ttfb_ms": round(self.ttfb_ms, 2),
+            "bytes_in": self.exchange.received,
+            "bytes_out": self.sent,
+            "refused": self.refused,
+            "error": self.error[:300],
+            "model": self.reader.model if self.reader else "",
+            "tokens": self.reader.tokens if self.reader else Tokens(),
+            "reset_ms": self.limit.reset_ms if self.limit else 0,
+        }
+        self.ledger.add(fields, self.limit)
+
+
+def _reason(error: BaseException) -> str:
+    """Say in plain words why a connection to the endpoint failed; never what was sent on it."""
+    chain: list[BaseException] = []
+    at: BaseException | None = error
+    while at is not None and at not in chain:
+        chain.append(at)
+        at = at.__cause__ or at.__context__
+    for link in chain:
+        if isinstance(link, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted ({link.verify_message})"
+        if isinstance(link, ssl.SSLError):
+            return "TLS failed; is it really an https address?"
+        if isinstance(link, socket.gaierror):
+            return "its name can't be resolved"
+        if isinstance(link, ConnectionRefusedError):
+            return "connection refused"
+    if isinstance(error, httpx2.ConnectTimeout):
+        return "no answer to the connection attempt"
+    if isinstance(error, httpx2.TimeoutException):
+        return "no answer in time"
+    if isinstance(error, httpx2.RemoteProtocolError):
+        return "it closed the connection or does not speak HTTP"
+    return "the connection failed" if isinstance(error, httpx2.ConnectError) else "the connection broke"
