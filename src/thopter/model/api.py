@@ -46,8 +46,8 @@ class Accepted(Struct, kw_only=True):
 
 
 class Step(Struct, kw_only=True):
-    """Progress of a flow, also the ``data`` of ``flow.step`` events. ``status``: started, done,
-    failed, undone. ``ms`` is how long it took."""
+    """Progress of a flow, also the ``data`` of ``flow.step`` events. ``status``: started,
+    progress (``title`` is a line of its output), done, failed, undone. ``ms`` is how long it took."""
 
     name: str
     status: str
