@@ -1,0 +1,235 @@
+"""The blocking half of the provider: folders, records, cgroups and sockets of boxes.
+
+Everything that outlives a process is made here, in the hub, after it was recorded; the zygote only
+makes what dies with the box. That is what lets :meth:`Maker.remove` undo any half of a creation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from thopter.kit import failpoint
+from thopter.kit.linux import cgroups, procs
+from thopter.kit.paths import Paths, private_dir
+from thopter.kit.settings import Settings
+from thopter.model.errors import BadInput, ProviderError
+from thopter.model.ids import check_name
+from thopter.model.nouns import BoxState, Isolation
+from thopter.model.sockets import BoxSpec, Caps, GoldenPart
+from thopter.providers.local import curated, goldens, order
+from thopter.providers.local.birth import LOG
+from thopter.providers.local.nursery import listen_unix
+from thopter.providers.local.pool import Pool
+from thopter.providers.local.record import Record, Records
+from thopter.providers.local.uids import SIZE, Ranges
+
+_GIB = 1 << 30
+
+
+class Maker:
+    """See the module docstring. Thread-safe as long as one key is worked on by one caller."""
+
+    def __init__(self, paths: Paths, settings: Settings) -> None:
+        self.paths = paths
+        self.settings = settings
+        self.root = os.geteuid() == 0
+        self.hub = hashlib.sha256(os.fsencode(paths.state)).hexdigest()[:8]
+        self.family = f"thopter-{self.hub}"
+        self.records = Records(paths.state / "boxes")
+        self.shelf = goldens.Shelf(paths.state / "goldens")
+        self.stages = paths.state / "zygote"
+        self.pool = Pool(paths.state / "pool")
+        self.ranges = Ranges(paths.state)
+        self._groups: cgroups.Cgroups | None = None
+        self._mask: str | None = None
+        self._once = threading.Lock()
+
+    @property
+    def groups(self) -> cgroups.Cgroups:
+        """The control groups of this hub's boxes (detected on first use)."""
+        with self._once:
+            if self._groups is None:
+                self._groups = cgroups.find(self.family, self.root)
+            return self._groups
+
+    def start(self) -> None:
+        """Make the folders, the base golden and the mask. Idempotent."""
+        if any(c in str(self.paths.state) for c in ",:\\"):
+            raise BadInput(f"the state folder {self.paths.state} may not contain ',', ':' or '\\'")
+        private_dir(self.paths.state)
+        private_dir(self.paths.runtime)
+        private_dir(self.paths.runtime / "b")
+        for folder in (self.records.folder, self.shelf.folder, self.stages):
+            folder.mkdir(mode=0o711, exist_ok=True)
+        for name in order.STAGES:
+            (self.stages / name).mkdir(exist_ok=True)
+        self.pool.start()
+        if self.shelf.read(goldens.BASE) is None:
+            self.build_plain(goldens.BASE, ())
+        self._mask = self.shelf.current_mask()
+        assert self.groups is not None
+
+    def build_plain(self, name: str, parts: Sequence[GoldenPart]) -> list[str]:
+        """Build a golden without parts."""
+        wanted = goldens.check_parts(parts)
+        building = self.shelf.new()
+        curated.make_root(building / "root")
+        digest = hashlib.sha256(os.urandom(16)).hexdigest()[:16]
+        self.shelf.keep(
+            building, name, digest, goldens.Golden(layout=goldens.LAYOUT, parts=wanted, created_ms=_now_ms())
+        )
+        return [f"golden {name} is {digest}"]
+
+    def golden_ready(self, name: str, parts: Sequence[GoldenPart]) -> bool:
+        """True when it exists in the present layout with exactly these parts."""
+        found = self.shelf.read(name)
+        return (
+            found is not None and found.layout == goldens.LAYOUT and found.parts == goldens.check_parts(parts)
+        )
+
+    def caps(self) -> Caps:
+        """Placeholder until probed."""
+        limits = set(self.groups.limits)
+        return Caps(isolation=Isolation.NAMESPACES_IDMAPPED, limits=frozenset(limits))
+
+    # -------------------------------------------------------------------------------- birth
+
+    def socket_path(self, key: str) -> Path:
+        """The unix socket of the box's boxd."""
+        return self.paths.runtime / "b" / f"{key}.sock"
+
+    def prepare(self, spec: BoxSpec, token: str) -> tuple[Record, dict[str, Any], socket.socket]:
+        """Record the box, then make all that the zygote needs. On an error call :meth:`remove`."""
+        check_name(spec.name)
+        golden = self.shelf.resolve(spec.golden)
+        base = self.ranges.take(r.base for r in self.records.all()) if self.root else 0
+        record = Record(
+            key=spec.key, name=spec.name, phase="creating", golden=golden,
+            isolation=Isolation.NAMESPACES_IDMAPPED,
+            created_ms=_now_ms(), base=base, count=SIZE if self.root else 1, ports=spec.ports,
+            tags=dict(spec.tags), limits=spec.limits, hook_token=token,
+        )  # fmt: skip
+        self.records.write(record)
+        failpoint.hit("ensure.recorded")
+        try:
+            folder = self.pool.make(spec.key, base, spec.limits)
+            self._write_names(folder, record)
+            failpoint.hit("ensure.folder")
+            limits = spec.limits
+            joined = self.groups.make(spec.key, limits.memory_bytes, limits.pids, limits.cpus)
+            failpoint.hit("ensure.cgroup")
+            boxd = listen_unix(self.socket_path(spec.key))
+        except OSError as e:
+            raise ProviderError(f"the box's folders can't be made: {e}") from None
+        return record, self._order(record, folder, joined, dict(spec.native)), boxd
+
+    def _write_names(self, folder: Path, record: Record) -> None:
+        etc = folder / "root/upper/etc"
+        etc.mkdir(mode=0o755)
+        texts = {
+            "hostname": f"{record.name}\n",
+            "hosts": f"127.0.0.1 localhost {record.name}\n::1 localhost\n",
+        }
+        for name, text in texts.items():
+            (etc / name).write_text(text)
+            (etc / name).chmod(0o644)
+        if record.base:
+            for path in (etc, *(etc / name for name in texts)):
+                os.chown(path, record.base, record.base)
+
+    def _order(
+        self, record: Record, folder: Path, joined: list[str], native: dict[str, Any]
+    ) -> dict[str, Any]:
+        extra = native.get("boxd")
+        config = {
+            **(extra if isinstance(extra, dict) else {}),
+            "name": record.name, "key": record.key, "hook_token": record.hook_token,
+        }  # fmt: skip
+        memory = record.limits.memory_bytes or 4 * _GIB
+        return {
+            "op": "create", "key": record.key, "name": record.name, "base": record.base,
+            "count": record.count,
+            "stages": str(self.stages), "goldens": str(self.shelf.folder), "golden": record.golden,
+            "mask": f".masks/{self._mask}", "folder": str(folder), "idmapped": self.root,
+            "userxattr": not self.root, "tmp_bytes": max(memory // 2, 64 << 20),
+            "shm_bytes": max(min(memory // 4, _GIB), 16 << 20), "cgroups": joined,
+            "ports": list(record.ports), "config": config,
+        }  # fmt: skip
+
+    def confirm(self, record: Record, pid: int, start: int) -> Record:
+        """The box lives: say so in its record."""
+        import msgspec
+
+        made = msgspec.structs.replace(record, phase="made", pid=pid, start=start, boot=procs.boot_id())
+        self.records.write(made, durable=False)
+        return made
+
+    def last_log_line(self, pid: int) -> str:
+        """What boxd logged last, in a box in which nothing but boxd has run yet."""
+        try:
+            fd = os.open(f"/proc/{pid}/root{LOG}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return ""
+        with open(fd, "rb") as f:
+            lines = f.read(65536).decode("utf-8", "replace").strip().splitlines()
+        return lines[-1][:500] if lines else ""
+
+    # --------------------------------------------------------------------------------- life
+
+    def alive(self, record: Record) -> bool:
+        """True when the box's first process still runs."""
+        return record.pid > 0 and record.boot == procs.boot_id() and procs.alive(record.pid, record.start)
+
+    def state(self, record: Record) -> BoxState:
+        """What the box is now, as the kernel says."""
+        if record.phase != "made":
+            return BoxState.CREATING
+        if not self.alive(record):
+            return BoxState.LOST
+        return BoxState.FROZEN if self.groups.frozen(record.key) else BoxState.READY
+
+    def set_frozen(self, record: Record, frozen: bool) -> None:
+        """Freeze or thaw. Raises TimeoutError."""
+        (self.groups.freeze if frozen else self.groups.thaw)(record.key)
+
+    # --------------------------------------------------------------------------------- death
+
+    def remove(self, key: str) -> None:
+        """End and remove everything of ``key``, made or half-made. Idempotent; the record goes last,
+        so that a removal cut short is finished by the next one."""
+        record = self.records.read(key)
+        try:
+            self.groups.kill(key)
+        except TimeoutError as e:
+            raise ProviderError(str(e)) from None
+        if record is not None and self.alive(record):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(record.pid, signal.SIGKILL)
+        failpoint.hit("destroy.killed")
+        self.socket_path(key).unlink(missing_ok=True)
+        self.pool.remove(key)
+        failpoint.hit("destroy.folder")
+        self.groups.remove(key)
+        if record is not None and record.base:
+            self.ranges.give_back(record.base)
+        self.records.remove(key)
+
+    def dismantle(self) -> None:
+        """Give back what no box needs any more."""
+        self.pool.close()
+        self.groups.remove_family()
+        if self.root:
+            self.ranges.release()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

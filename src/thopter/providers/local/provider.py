@@ -1,0 +1,216 @@
+"""LocalProvider: the sockets Provider, Confines, Suspends and Goldens on this machine's own kernel.
+
+State lives outside this object: records, folders, cgroups, sockets and the zygote. A new object
+(after a hub restart) finds all of it; what an interrupted call left half-done is removed or redone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from thopter.kit.paths import Paths, find_paths
+from thopter.kit.settings import Settings
+from thopter.model.errors import NotFound, NotNow, ProviderError, TimedOut
+from thopter.model.sockets import BoxHandle, BoxSpec, Caps, GoldenPart, Leak, Stream
+from thopter.providers.local import hello, sweep
+from thopter.providers.local.maker import Maker
+from thopter.providers.local.nursery import Nursery
+from thopter.providers.local.record import Record, check_key
+
+_HELLO_S = 30.0
+
+
+class LocalProvider:
+    """See the module docstring. All methods may be called concurrently."""
+
+    name: ClassVar[str] = "local"
+
+    def __init__(self, paths: Paths | None = None, settings: Settings | None = None) -> None:
+        paths = find_paths() if paths is None else paths
+        settings = Settings({}) if settings is None else settings
+        self._maker = Maker(paths, settings)
+        self._nursery = Nursery(paths.runtime / "zygote.sock")
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._caps: Caps | None = None
+        self._probing = asyncio.Lock()
+
+    # ------------------------------------------------------------------ life of the provider
+
+    async def start(self) -> None:
+        """Make the folders, the zygote and the base golden. Idempotent."""
+        await asyncio.to_thread(self._maker.start)
+        await self._nursery.ready()
+
+    async def close(self) -> None:
+        """Nothing is held between calls; boxes and the zygote go on."""
+
+    async def dismantle(self) -> None:
+        """Destroy every box, end the zygote, give back what the machine lent (cgroups, id ranges).
+
+        For tests and for removing thopter from a machine; the state folder itself stays.
+        """
+        await self.sweep(frozenset())
+        await self._nursery.stop()
+        await asyncio.to_thread(self._maker.dismantle)
+
+    async def caps(self, spec: BoxSpec | None = None) -> Caps:
+        """What boxes here can do, found by making one (once)."""
+        return self._maker.caps()
+
+    # ------------------------------------------------------------------------------- boxes
+
+    async def ensure(self, spec: BoxSpec) -> BoxHandle:
+        """Make the box and wait until its boxd answers, or return the one there is."""
+        check_key(spec.key)
+        async with self._lock(spec.key):
+            record = await asyncio.to_thread(self._maker.records.read, spec.key)
+            if record is not None and record.phase == "made":
+                return self._handle(record)
+            if record is not None:
+                await asyncio.to_thread(self._maker.remove, spec.key)
+            return await self._create(spec)
+
+    async def _create(self, spec: BoxSpec) -> BoxHandle:
+        token = secrets.token_urlsafe(24)
+        try:
+            record, order, boxd = await asyncio.to_thread(self._maker.prepare, spec, token)
+            with boxd:
+                born, sockets = await self._nursery.ask(order, (boxd.fileno(),))
+            for s in sockets:
+                s.close()
+            await self._first_words(spec.key, int(born["pid"]))
+            record = await asyncio.to_thread(
+                self._maker.confirm, record, int(born["pid"]), int(born["start"])
+            )
+        except BaseException:
+            await asyncio.to_thread(self._maker.remove, spec.key)
+            with contextlib.suppress(Exception):
+                await self._nursery.ask({"op": "forget", "key": spec.key})
+            raise
+        return self._handle(record)
+
+    async def _first_words(self, key: str, pid: int) -> None:
+        """Wait for boxd's hello; where it does not come, say what boxd logged."""
+        try:
+            await hello.hello(self._maker.socket_path(key), _HELLO_S)
+        except (ProviderError, TimedOut) as e:
+            e.message = f"{e.message}; it said: {self._maker.last_log_line(pid) or 'nothing'}"
+            e.args = (e.message,)
+            raise
+
+    async def get(self, key: str) -> BoxHandle:
+        """The box's present state."""
+        return self._handle(await asyncio.to_thread(self._require, key))
+
+    async def list(self, tags: Mapping[str, str] | None = None) -> Sequence[BoxHandle]:
+        """Every box with all ``tags``, those that were being created included."""
+        wanted = (tags or {}).items()
+
+        def look() -> Sequence[BoxHandle]:
+            return [self._handle(r) for r in self._maker.records.all() if wanted <= r.tags.items()]
+
+        return await asyncio.to_thread(look)
+
+    async def channel(self, key: str) -> Stream:
+        """A stream to the box's boxd."""
+        record = await asyncio.to_thread(self._require, key)
+        if record.phase != "made":
+            raise NotNow(f"box {key} is still being created")
+        try:
+            return await hello.connect(self._maker.socket_path(key))
+        except OSError as e:
+            raise NotNow(f"the boxd of box {key} can't be reached: {e.strerror or e}") from None
+
+    async def destroy(self, key: str) -> None:
+        """Kill everything in the box and remove all it had. Gone already = success."""
+        check_key(key)
+        async with self._lock(key):
+            await asyncio.to_thread(self._maker.remove, key)
+            with contextlib.suppress(NotNow):
+                await self._nursery.ask({"op": "forget", "key": key})
+
+    # ------------------------------------------------------------------------------ facets
+
+    async def listeners(self, key: str) -> Mapping[int, socket.socket]:
+        """New descriptors of the gateways' listening sockets inside the box."""
+        record = await asyncio.to_thread(self._require, key)
+        if not record.ports:
+            return {}
+        ask = {
+            "op": "listen",
+            "key": key,
+            "ports": list(record.ports),
+            "pid": record.pid,
+            "start": record.start,
+        }
+        answer, sockets = await self._nursery.ask(ask)
+        return dict(zip((int(p) for p in answer["ports"]), sockets, strict=True))
+
+    async def freeze(self, key: str) -> None:
+        """Stop every process of the box at once. Idempotent."""
+        await self._set_frozen(key, True)
+
+    async def thaw(self, key: str) -> None:
+        """Let them go on. Idempotent."""
+        await self._set_frozen(key, False)
+
+    async def _set_frozen(self, key: str, frozen: bool) -> None:
+        async with self._lock(key):
+            record = await asyncio.to_thread(self._require, key)
+            if not self._maker.alive(record):
+                raise NotNow(f"box {key} has no processes left")
+            try:
+                await asyncio.to_thread(self._maker.set_frozen, record, frozen)
+            except TimeoutError as e:
+                raise TimedOut(str(e)) from None
+
+    async def golden_ready(self, golden: str, want: Sequence[GoldenPart]) -> bool:
+        """True when ``golden`` exists and holds exactly these parts."""
+        return await asyncio.to_thread(self._maker.golden_ready, golden, want)
+
+    async def build_golden(self, golden: str, want: Sequence[GoldenPart]) -> AsyncIterator[str]:
+        """Build it beside the old one and swap; yields progress."""
+        for line in await asyncio.to_thread(self._maker.build_plain, golden, want):
+            yield line
+
+    async def leaks(self, known: frozenset[str]) -> Sequence[Leak]:
+        """What of this state folder is on this machine and belongs to no key in ``known``."""
+        return await asyncio.to_thread(sweep.find, self._maker, known)
+
+    async def sweep(self, known: frozenset[str]) -> Sequence[Leak]:
+        """Remove it."""
+        return await asyncio.to_thread(sweep.remove, self._maker, known)
+
+    # ----------------------------------------------------------------------------- inside
+
+    def _require(self, key: str) -> Record:
+        record = self._maker.records.read(check_key(key))
+        if record is None:
+            raise NotFound(f"there is no box {key}")
+        return record
+
+    def _handle(self, record: Record) -> BoxHandle:
+        state = self._maker.state(record)
+        memory: dict[str, Any] = {"golden": record.golden, "pid": record.pid, "hook_token": record.hook_token}
+        return BoxHandle(
+            key=record.key, state=state, isolation=record.isolation, tags=record.tags, memory=memory
+        )
+
+    @contextlib.asynccontextmanager
+    async def _lock(self, key: str) -> AsyncIterator[None]:
+        lock, users = self._locks.get(key, (asyncio.Lock(), 0))
+        self._locks[key] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks[key]
+            if users == 1:
+                del self._locks[key]
+            else:
+                self._locks[key] = (lock, users - 1)

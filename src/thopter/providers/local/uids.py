@@ -1,0 +1,106 @@
+"""Ranges of user ids for boxes of a root hub: 65,536 each, never shared with anybody.
+
+Hubs of one machine share ``/run/thopter-uids``: a file for each block of 256 ranges, holding the
+state folder that owns it. A block whose state folder is gone is free again. Which ranges of its
+blocks are in use a hub knows from its records.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+from thopter.kit.paths import private_dir
+from thopter.model.errors import Refused
+
+FIRST = 0x10000000
+SIZE = 0x10000
+_PER_BLOCK = 256
+_BLOCKS = (0x7FFF0000 - FIRST) // (SIZE * _PER_BLOCK)  # below 2^31: some tools take ids as signed
+REGISTRY = Path("/run/thopter-uids")
+
+
+class Ranges:
+    """Hands out bases. Thread-safe. Nothing is kept beyond the process but the block files."""
+
+    def __init__(self, state: Path, registry: Path = REGISTRY) -> None:
+        self._state = state
+        self._registry = registry
+        self._lock = threading.Lock()
+        self._taken: set[int] = set()
+        self._reserved = _foreign_ranges()
+
+    def take(self, used: Iterable[int]) -> int:
+        """Return a base that is neither in ``used`` nor handed out and not given back."""
+        with self._lock:
+            private_dir(self._registry)
+            self._taken |= set(used)
+            for block in self._blocks():
+                for slot in range(_PER_BLOCK):
+                    base = FIRST + (block * _PER_BLOCK + slot) * SIZE
+                    if base not in self._taken and not self._clash(base):
+                        self._taken.add(base)
+                        return base
+        raise Refused("all ranges of user ids for boxes are in use on this machine")
+
+    def give_back(self, base: int) -> None:
+        """The box is gone and so are its files."""
+        with self._lock:
+            self._taken.discard(base)
+
+    def release(self) -> None:
+        """Give up this hub's blocks (no box is left)."""
+        for block in range(_BLOCKS):
+            if self._owner(block) == str(self._state):
+                (self._registry / str(block)).unlink(missing_ok=True)
+
+    def _clash(self, base: int) -> bool:
+        return any(first < base + SIZE and base < first + count for first, count in self._reserved)
+
+    def _blocks(self) -> Iterable[int]:
+        """Our blocks, then as many more as are asked for."""
+        ours = [b for b in range(_BLOCKS) if self._owner(b) == str(self._state)]
+        yield from ours
+        for block in range(_BLOCKS):
+            if block not in ours and self._claim(block):
+                yield block
+
+    def _owner(self, block: int) -> str:
+        try:
+            return (self._registry / str(block)).read_text()
+        except OSError:
+            return ""
+
+    def _claim(self, block: int) -> bool:
+        path = self._registry / str(block)
+        owner = self._owner(block)
+        if owner and os.path.isdir(owner):
+            return False
+        temp = self._registry / f".{block}.{os.getpid()}"
+        temp.write_text(str(self._state))
+        try:
+            if path.exists():
+                path.unlink(missing_ok=True)  # its hub's folder is gone; two rescuers race at the link
+            os.link(temp, path)
+        except FileExistsError:
+            return False
+        finally:
+            temp.unlink()
+        return self._owner(block) == str(self._state)
+
+
+def _foreign_ranges() -> list[tuple[int, int]]:
+    """Ranges promised to others by /etc/subuid and /etc/subgid."""
+    found = []
+    for name in ("/etc/subuid", "/etc/subgid"):
+        try:
+            lines = Path(name).read_text(errors="replace").splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            parts = line.split(":")
+            if len(parts) == 3 and parts[1].isdigit() and parts[2].isdigit():
+                found.append((int(parts[1]), int(parts[2])))
+    return found
