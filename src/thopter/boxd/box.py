@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict
+from typing import TYPE_CHECKING, Any, Dict, List
 
 from thopter.boxd import spawn, wire
 from thopter.boxd.config import Config
+from thopter.boxd.inotify import Inotify
+from thopter.boxd.journal import Journal
 from thopter.boxd.loop import Loop
+from thopter.boxd.task import Lock
 from thopter.boxd.tools import Tool, ToolResult
+
+if TYPE_CHECKING:  # they need the Box themselves
+    from thopter.boxd.hooks import Hooks
+    from thopter.boxd.runs import Runs
+    from thopter.boxd.tmux import Tmux
 
 
 class Box:
@@ -24,8 +32,15 @@ class Box:
         self.env: Dict[bytes, bytes] = config.box_env()
         self.home = wire.to_bytes(config.home)
         self.boot = os.urandom(8).hex()
+        self.journal = Journal(config.var_dir + "/journal", config.journal_segment, config.journal_segments)
+        self.inotify = Inotify(self.loop)
+        self.keyboard = Lock()  # held while a message is typed into a terminal
+        self.pastes = 0
+        self.tmux: Tmux
+        self.hooks: Hooks
+        self.runs: Runs
 
-    async def tool(self, argv: list[bytes], stdin: bytes = b"") -> ToolResult:
+    async def tool(self, argv: List[bytes], stdin: bytes = b"") -> ToolResult:
         """Run a helper program with the box's own environment; killed when we are cancelled."""
         tool = Tool(self.loop, self.ledger, argv, self.env, stdin)
         try:
@@ -36,4 +51,11 @@ class Box:
 
     def facts(self) -> Dict[str, Any]:
         """What ``hello`` tells about this boxd."""
-        return {"boot": self.boot, "pid": os.getpid(), "name": self.config.name, "key": self.config.key}
+        return {
+            "boot": self.boot,
+            "pid": os.getpid(),
+            "name": self.config.name,
+            "key": self.config.key,
+            "hook_port": self.hooks.port,
+            "journal": {"first": self.journal.first, "last": self.journal.last},
+        }

@@ -105,6 +105,15 @@ class Channel:
         self.open = False
         self._conn.drop(self.number)
 
+    def leave(self) -> None:
+        """The other side has ended this channel (which we had opened): forget it."""
+        self.open = False
+        self._conn.drop(self.number)
+
+    def open_back(self, request: Dict[str, Any], handler: Callable[[Channel], Handler]) -> None:
+        """Open a channel towards the hub on the same connection."""
+        self._conn.open(request, handler)
+
     def take(self, item: wire.Item) -> None:
         """Take in what the other side sent on this channel."""
         if isinstance(item, wire.Data):

@@ -140,3 +140,11 @@ def clip(text: str, limit: int, keep_end: bool = False) -> Tuple[str, bool]:
         cut = True
         keep = min(len(text) - 1, len(text) * limit // size)
         text = (text[len(text) - keep :] if keep_end else text[:keep]) if keep else ""
+
+
+def folder(request: Request, name: str, default: bytes) -> bytes:
+    """An absolute path of a folder that exists; ``not_found`` (``what``: the name) otherwise."""
+    value = path(request, name) if request.get(name) else default
+    if not os.path.isdir(value):
+        raise OpError("not_found", f"the folder {wire.to_text(value)}: there is none", what=name)
+    return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from typing import List
+from typing import Callable, List, Optional
 
 from thopter.boxd.fields import bad
 from thopter.boxd.wire import to_bytes
@@ -50,19 +50,22 @@ def _one(part: str) -> str:
     return out
 
 
-def walk(root: bytes, glob: Glob, folders: List[bytes]) -> List[bytes]:
-    """Return matching regular files below ``root``, sorted; the folders that were looked into
-    (relative, ``b""`` is the root) are appended to ``folders``. Symlinks are not followed; what
-    can't be read is left out; at most 20,000 files."""
+def find(root: bytes, glob: Glob, enter: Optional[Callable[[bytes], None]] = None) -> List[bytes]:
+    """Return matching regular files below ``root``, relative and sorted.
+
+    ``enter(folder)`` is called for each folder (relative, ``b""`` is the root) before it is looked
+    into. Symlinks are not followed; what can't be read is left out; at most 20,000 files.
+    """
     found: List[bytes] = []
     todo = [(b"", 0)]
     while todo and len(found) < _MAX_FOUND:
         folder, depth = todo.pop()
+        if enter is not None:
+            enter(folder)
         try:
-            names = os.listdir(os.path.join(root, folder) if folder else root)
+            names = os.listdir(os.path.join(root, folder))
         except OSError:
             continue
-        folders.append(folder)
         for name in names:
             relative = folder + b"/" + name if folder else name
             try:
@@ -76,8 +79,3 @@ def walk(root: bytes, glob: Glob, folders: List[bytes]) -> List[bytes]:
                 found.append(relative)
     found.sort()
     return found
-
-
-def find(root: bytes, glob: Glob) -> List[bytes]:
-    """Return matching regular files below ``root``, sorted."""
-    return walk(root, glob, [])

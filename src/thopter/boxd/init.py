@@ -11,6 +11,7 @@ import time
 from typing import Any, Mapping, NoReturn, Optional
 
 from thopter.boxd import main, procfs
+from thopter.boxd.hooks import bind_hooks
 from thopter.boxd.loop import describe, log
 
 _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -31,13 +32,14 @@ def run_init(config: Mapping[str, Any], listener: Optional[socket.socket] = None
     """
     if listener is None:
         listener = socket.socket(fileno=int(config["listen_fd"]))
+    hook_listener = _hook_listener(config)
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     if os.getpid() != 1:
         _libc.prctl(_SUBREAPER, 1, 0, 0, 0)
     gc.collect()
     gc.freeze()
     fails = 0
-    boxd, born = _fork(config, listener), time.monotonic()
+    boxd, born = _fork(config, listener, hook_listener), time.monotonic()
     due = born + 1.0  # when to start boxd again, while there is none
     while True:
         wait = max(0.0, due - time.monotonic()) if boxd == 0 else 3600.0 * 24
@@ -57,11 +59,23 @@ def run_init(config: Mapping[str, Any], listener: Optional[socket.socket] = None
                 log(f"boxd ended with status {status}, a new one starts in {pause:.2f} s")
                 boxd, due = 0, time.monotonic() + pause
         if boxd == 0 and time.monotonic() >= due:
-            boxd, born = _fork(config, listener), time.monotonic()
+            boxd, born = _fork(config, listener, hook_listener), time.monotonic()
             due = born + 1.0  # counts only if that fork failed
 
 
-def _fork(config: Mapping[str, Any], listener: socket.socket) -> int:
+def _hook_listener(config: Mapping[str, Any]) -> Optional[socket.socket]:
+    """Bind the hooks' port here, so that no hook is refused while boxd restarts."""
+    port = config.get("hook_port", 8400)
+    if not isinstance(port, int) or port < 0:
+        return None
+    try:
+        return bind_hooks(port)
+    except OSError as e:
+        log(f"port {port} for hooks can't be had yet ({e.strerror}); boxd will try again")
+        return None
+
+
+def _fork(config: Mapping[str, Any], listener: socket.socket, hook_listener: Optional[socket.socket]) -> int:
     try:
         pid = os.fork()
     except OSError as e:
@@ -71,7 +85,7 @@ def _fork(config: Mapping[str, Any], listener: socket.socket) -> int:
         return pid
     code = 1
     try:
-        main.serve(listener, config)
+        main.serve(listener, config, hook_listener)
         code = 0
     except BaseException as e:  # noqa: BLE001 - the last line of a forked child
         log("boxd failed: " + describe(e))

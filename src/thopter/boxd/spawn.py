@@ -115,12 +115,20 @@ class Watch:
         else:
             loop.later(_POLL, self._look)
 
+    def cancel(self) -> None:
+        """Watch no more; ``gone`` is not called."""
+        self._gone = _nothing
+        if self.fd >= 0:
+            self._loop.forget(self.fd)
+            os.close(self.fd)
+            self.fd = -1
+
     def _ready(self, _events: int) -> None:
         self._loop.forget(self.fd)
         self._fire()
 
     def _look(self) -> None:
-        if self._is_gone():
+        if self._gone is _nothing or self._is_gone():
             self._fire()
         else:
             self._loop.later(_POLL, self._look)
