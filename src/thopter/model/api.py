@@ -143,13 +143,15 @@ class CheckResult(Struct, kw_only=True):
 
 
 class DiffResult(Struct, kw_only=True):
-    """``GET /v1/thopters/{name}/diff``: base to working tree, untracked files included."""
+    """``GET /v1/thopters/{name}/diff``: base to working tree, untracked files included. ``head``: the
+    last commit in the box, empty when it could not be told."""
 
     diff: str
     stat: str
     commits: int
     dirty: int
     truncated: bool = False
+    head: str = ""
 
 
 class PullInfo(Struct, kw_only=True):
