@@ -140,6 +140,7 @@ class Launcher:
 
     async def _mirror(self, args: FlyArgs) -> dict[str, Any]:
         ref, dirty = await self.deps.mirrors.prepare(args.repo, args.branch)
+        await self.deps.mirrors.drop_branch(ref.slug, args.name)  # of an earlier thopter of that name
         run = await self.deps.store.runs.get(args.run)
         await self.deps.store.runs.update(structs.replace(run, repo=ref, cwd=work_dir(ref)))
         return {"base": ref.base, "branch": ref.branch, "slug": ref.slug, "dirty": dirty}

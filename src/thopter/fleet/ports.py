@@ -62,6 +62,9 @@ class Mirrors(Protocol):
         """Make or refresh the mirror of ``source``; return where ``branch`` (default: HEAD) is and
         how many uncommitted files the source has (they are not in the mirror)."""
 
+    async def drop_branch(self, slug: str, name: str) -> str | None:
+        """Free ``thopter/<name>`` (its commits stay in the mirror)."""
+
     async def branch_head(self, slug: str, name: str) -> str | None:
         """Commit of ``thopter/<name>`` in the mirror."""
 

@@ -72,8 +72,8 @@ async def reconcile(deps: Deps, in_flow: frozenset[str]) -> Reconciled:
                     data={"name": new.name, "state": new.state, "text": new.problem or f"box is {new.state}"},
                 ),
             )
-        if box.id in found and box.id not in in_flow:
-            result.live.append(new)
+        if box.id in found and new.state is not BoxState.CREATING:
+            result.live.append(new)  # also one that a flow works on: its later steps need it
         elif new.state is BoxState.LOST:
             result.lost.append(new)
     known = frozenset(b.id for b in recorded)

@@ -10,16 +10,13 @@ import re
 
 from thopter.kit.channel import BoxLink
 from thopter.model.api import DiffResult
-from thopter.model.errors import NotNow, ProviderError, Refused
+from thopter.model.errors import ProviderError, Refused
 from thopter.model.nouns import Run
 
 DIFF_CAP = 4 << 20  # bytes of diff that are worth showing a person
 _HASH = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
-_GIT_ENV = {
-    "GIT_TERMINAL_PROMPT": "0",
-    "GIT_OPTIONAL_LOCKS": "0",  # never disturb the agent's own git
-    "LANG": "C.UTF-8",
-}
+# Never ask, and never disturb the agent's own git.
+_QUIET = "export GIT_TERMINAL_PROMPT=0 GIT_OPTIONAL_LOCKS=0\n"
 
 # A second index makes untracked files part of the picture without touching the agent's own.
 _WITH_ALL = """
@@ -32,13 +29,14 @@ git add -A
 """
 _SUMMARY = """
 set -e
+git rev-parse HEAD
 git rev-list --count "$1..HEAD"
 git status --porcelain=v1 --untracked-files=all | wc -l
 """
 _DIFF = (
-    _WITH_ALL + 'git -c core.quotepath=off diff --cached --no-color --no-ext-diff --no-textconv $2 "$1" --\n'
+    _WITH_ALL
+    + 'git -c core.quotepath=off diff --cached --no-color --no-ext-diff --no-textconv "$2" "$1" --\n'
 )
-_HEAD = "git rev-parse --verify HEAD^{commit}\n"
 _WIP = (
     _WITH_ALL
     + """
@@ -49,10 +47,8 @@ git commit-tree "$tree" -p HEAD -m "thopter: work in progress"
 
 
 async def _sh(link: BoxLink, run: Run, script: str, *args: str, cap: int = 1 << 20) -> tuple[bytes, bool]:
-    env = dict(_GIT_ENV)
-    result = await link.exec(
-        ["/bin/sh", "-c", script, "sh", *args], env=env, cwd=run.cwd, timeout=120.0, output_cap=cap
-    )
+    argv = ["/bin/sh", "-c", _QUIET + script, "sh", *args]
+    result = await link.exec(argv, cwd=run.cwd, timeout=120.0, output_cap=cap)
     if result.exit != 0 and not result.truncated:
         said = result.stderr.decode(errors="replace").strip().splitlines()
         raise ProviderError(
@@ -68,19 +64,19 @@ def _need_repo(run: Run) -> str:
     return run.repo.base
 
 
-async def _summary(link: BoxLink, run: Run, base: str) -> tuple[int, int]:
+async def _summary(link: BoxLink, run: Run, base: str) -> tuple[str, int, int]:
+    """HEAD, commits since ``base``, files that differ from HEAD."""
     out, _ = await _sh(link, run, _SUMMARY, base)
-    try:
-        commits, dirty = (int(x) for x in out.split()[:2])
-    except ValueError:
-        raise ProviderError("the box's git gave no usable answer") from None
-    return commits, dirty
+    head, *counts = out.decode(errors="replace").split()[:3] or [""]
+    if not _HASH.fullmatch(head) or len(counts) != 2 or not all(c.isdecimal() for c in counts):
+        raise ProviderError("the box's git gave no usable answer", hint="see it with 'thopter ssh'")
+    return head, int(counts[0]), int(counts[1])
 
 
 async def diff(link: BoxLink, run: Run) -> DiffResult:
     """The work so far: base commit to working tree, untracked files included."""
     base = _need_repo(run)
-    commits, dirty = await _summary(link, run, base)
+    head, commits, dirty = await _summary(link, run, base)
     text, cut = await _sh(link, run, _DIFF, base, "-p", cap=DIFF_CAP)
     stat, _ = await _sh(link, run, _DIFF, base, "--stat=100")
     return DiffResult(
@@ -89,6 +85,7 @@ async def diff(link: BoxLink, run: Run) -> DiffResult:
         commits=commits,
         dirty=dirty,
         truncated=cut,
+        head=head,
     )
 
 
@@ -99,11 +96,14 @@ async def push_from_box(link: BoxLink, run: Run, name: str, git_url: str, wip: b
     git gateway like any other, so its policy holds here too.
     """
     base = _need_repo(run)
-    commits, dirty = await _summary(link, run, base)
-    out, _ = await _sh(link, run, _WIP if wip and dirty else _HEAD)
-    commit = out.decode(errors="replace").strip()
-    if not _HASH.fullmatch(commit):
-        raise NotNow("the box's repository has no commit to push", hint="see it with 'thopter ssh'")
+    commit, commits, dirty = await _summary(link, run, base)
+    if wip and dirty:
+        out, _ = await _sh(link, run, _WIP)
+        commit = out.decode(errors="replace").strip()
+        if not _HASH.fullmatch(commit):
+            raise ProviderError(
+                "the work in progress could not be committed", hint="see it with 'thopter ssh'"
+            )
     await _sh(
         link, run, 'git push --quiet --force "$1" "$2:refs/heads/$3"\n', git_url, commit, f"thopter/{name}"
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from thopter.kit.paths import Paths, find_paths, private_dir
-from thopter.kit.secrets import SecretStore, credential_from_env
+from thopter.kit.secrets import SecretStore, claude_credential
 from thopter.mesh.client import HubClient, ensure_hub
 from thopter.model.api import ThopterView
 from thopter.model.errors import ThopterError
@@ -53,10 +53,10 @@ def _scripted_model(folder: Path) -> str:
     note = folder / "scripted-model.url"
     if note.exists():
         url = note.read_text().strip()
-        host, port = url.removeprefix("http://").split(":")
+        host, _, old = url.removeprefix("http://").partition(":")
         with socket.socket() as probe:
             probe.settimeout(1)
-            if probe.connect_ex((host, int(port))) == 0:
+            if old.isdecimal() and probe.connect_ex((host, int(old))) == 0:
                 return url
     port, ready = _free_port(), folder / "scripted-model.ready"
     ready.unlink(missing_ok=True)
@@ -81,7 +81,7 @@ def _choose_model(paths: Paths, folder: Path) -> None:
     """Use the user's own key when there is one, else the scripted model, and say which."""
     if (
         os.environ.get(BASE_URL)
-        or credential_from_env()
+        or claude_credential(os.environ)
         or SecretStore(paths).get("agents.claude.credential")
     ):
         _say("Model: the endpoint and key you have configured.")
@@ -95,7 +95,7 @@ def _hub(paths: Paths) -> HubClient:
     """A running hub that uses the endpoint chosen above."""
     hub = ensure_hub(paths)
     wanted = os.environ.get(BASE_URL, "")
-    if wanted and hub.setting("agents.claude.base_url") != wanted:
+    if wanted and not any(wanted in c.text for c in hub.doctor() if c.name.startswith("model endpoint")):
         _thopter("hub", "restart", quiet=True)
         hub = ensure_hub(paths)
     return hub

@@ -1,0 +1,131 @@
+"""The gateways as the fleet wants them: kept running, and given again what they served."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import Any
+
+from msgspec import Struct
+
+from thopter.fleet.launch import GIT_PORT, MODEL_PORT
+from thopter.fleet.ports import GitRoute, ModelRoute
+from thopter.fleet.supervise import Nursery
+from thopter.gateway.client import GatewayClient, GatewayDown, Pong
+from thopter.kit.paths import Paths
+from thopter.kit.secrets import SecretStore
+from thopter.model.errors import ThopterError
+
+log = logging.getLogger(__name__)
+
+
+class _Wanted(Struct):
+    """What a box is served with; the sockets are our own duplicates, for a gateway that restarts."""
+
+    run: str
+    sockets: dict[int, socket.socket]
+    model: ModelRoute
+    git: GitRoute | None
+
+    def close(self) -> None:
+        for sock in self.sockets.values():
+            sock.close()
+
+
+class HubGateways:
+    """See ``fleet.ports.Gateways``."""
+
+    def __init__(self, paths: Paths, secrets: SecretStore) -> None:
+        state = paths.state / "gateway"
+        self.model = GatewayClient("thopter.gateway.model", paths.runtime / "model.sock", state)
+        self.git = GatewayClient("thopter.gateway.git", paths.runtime / "git.sock", paths.state / "mirrors")
+        self._secrets = secrets
+        self._wanted: dict[str, _Wanted] = {}
+        self._stack = AsyncExitStack()
+        self._nursery = Nursery()
+
+    async def start(self) -> None:
+        """Adopt running gateways or start them; afterwards they are kept running."""
+        await self._stack.enter_async_context(self._nursery)
+        await asyncio.gather(self.model.ensure(), self.git.ensure())
+        self._nursery.spawn("model gateway", self.model.supervise(self._model_boot))
+        self._nursery.spawn("git gateway", self.git.supervise(self._git_boot))
+
+    async def stop(self, end_processes: bool) -> None:
+        """See the port."""
+        await self._stack.aclose()
+        if end_processes:
+            await asyncio.gather(self.model.stop(), self.git.stop())
+        for wanted in self._wanted.values():
+            wanted.close()
+        self._wanted.clear()
+
+    async def attach(
+        self,
+        box: str,
+        run: str,
+        listeners: Mapping[int, socket.socket],
+        model: ModelRoute,
+        git: GitRoute | None,
+    ) -> None:
+        """See the port."""
+        old = self._wanted.pop(box, None)
+        if old is not None:
+            old.close()
+        wanted = _Wanted(run, {port: s.dup() for port, s in listeners.items()}, model, git)
+        self._wanted[box] = wanted
+        await self._attach_model(box, wanted)
+        await self._attach_git(box, wanted)
+
+    async def _attach_model(self, box: str, w: _Wanted) -> None:
+        secret = None
+        if w.model.credential:
+            secret = await asyncio.to_thread(self._secrets.get, w.model.credential)
+        auth = {"kind": secret.kind, "secret": secret.secret} if secret is not None else None
+        sock = w.sockets[MODEL_PORT]
+        await self.model.attach(box, sock, run=w.run, upstream=w.model.upstream, auth=auth)
+
+    async def _attach_git(self, box: str, w: _Wanted) -> None:
+        if w.git is not None:
+            await self.git.attach(box, w.sockets[GIT_PORT], repo=w.git.slug, branch=w.git.branch)
+
+    async def detach(self, box: str) -> None:
+        """See the port."""
+        old = self._wanted.pop(box, None)
+        if old is not None:
+            old.close()
+        for client in (self.model, self.git):
+            try:
+                await client.detach(box)
+            except GatewayDown:
+                log.info("no %s to detach %s from", client.module, box)
+
+    async def attached(self) -> set[str]:
+        """See the port."""
+        try:
+            return set(await self.model.list()) | set(await self.git.list())
+        except GatewayDown:
+            return set()
+
+    async def usage(self, box: str) -> dict[str, Any]:
+        """See the port."""
+        return await self.model.usage(box)
+
+    async def _model_boot(self, pong: Pong) -> None:
+        await self._again(pong, self._attach_model)
+
+    async def _git_boot(self, pong: Pong) -> None:
+        await self._again(pong, self._attach_git)
+
+    async def _again(self, pong: Pong, attach: Any) -> None:
+        """Give a gateway process whatever it does not serve yet."""
+        for box, wanted in list(self._wanted.items()):
+            if box in pong.attached:
+                continue
+            try:
+                await attach(box, wanted)
+            except ThopterError as e:
+                log.error("%s gateway does not take %s: %s", pong.name, box, e.message)
