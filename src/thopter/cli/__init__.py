@@ -1,1 +1,1 @@
-"""The command line, one file a command group, loaded on use."""
+"""The command line: thin, quick to start, one file a command group, loaded on use."""

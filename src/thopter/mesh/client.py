@@ -108,9 +108,9 @@ class HubClient:
         """Start a box with an agent that waits; durable when this returns."""
         return self._post("/v1/thopters", request, api.Accepted)
 
-    def thopters(self) -> list[api.ThopterView]:
-        """All of them."""
-        return self._get("/v1/thopters", api.Thopters).thopters
+    def thopters(self, gone: bool = False) -> list[api.ThopterView]:
+        """All of them; ``gone``: also those that were destroyed."""
+        return self._get("/v1/thopters" + query(gone=gone), api.Thopters).thopters
 
     def thopter(self, name: str) -> api.ThopterDetail:
         """One, with the evidence its state rests on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -50,7 +51,8 @@ class Exec:
         if any("\0" in arg for arg in request.argv):
             raise BadInput("an argument of the command holds a NUL byte")
         self._stack = contextlib.ExitStack()
-        self._ws = self._stack.enter_context(_open(path, target))
+        self._sock = open_socket(path, 10.0)
+        self._ws = self._stack.enter_context(_open(self._sock, target))
         self._send(first)
 
     def __enter__(self) -> Exec:
@@ -62,6 +64,11 @@ class Exec:
     def close(self) -> None:
         """Let go; a command that has not ended is ended by the hub."""
         self._stack.close()
+
+    def abort(self) -> None:
+        """Cut the connection, from any thread: a :meth:`write` that waits returns."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         while self.ended is None:
@@ -110,8 +117,7 @@ class Exec:
                 self.ended = Ended("exit" if how == "exit" else "signal", said[how])
 
 
-def _open(path: Path, target: str) -> ClientConnection:
-    sock = open_socket(path, 10.0)
+def _open(sock: socket.socket, target: str) -> ClientConnection:
     sock.settimeout(None)
     try:
         return connect(

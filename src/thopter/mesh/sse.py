@@ -10,7 +10,7 @@ import msgspec
 
 from thopter.mesh.client import to_error
 from thopter.mesh.http import Answer, Died, Silent, Wire, query
-from thopter.model.errors import HubUnreachable, ThopterError
+from thopter.model.errors import Conflict, HubUnreachable, ThopterError
 from thopter.model.events import Event
 
 SILENCE = 45.0  # the hub sends a comment every 15 s: three missing means that it is gone
@@ -76,7 +76,7 @@ def events(
     lines.last = "" if after is None else str(after)
     target = "/v1/events" + query(box=box, flow=flow, kinds=kinds)
     away_since: float | None = None
-    pause = 0.05
+    pause, again = 0.05, False
     while True:
         wire = None
         try:
@@ -84,9 +84,13 @@ def events(
             answer = wire.request("GET", *_request(target, lines.last), None, 15.0)
             if answer.status != 200:
                 raise to_error(answer)
-            away_since, pause = None, 0.05
+            away_since, pause, again = None, 0.05, True
             yield None
             yield from _read(answer, lines, tick)
+        except Conflict:
+            if not again:
+                raise
+            lines.last = ""  # the hub came back with another history: only "from now on" has a meaning
         except (HubUnreachable, Died, Silent) as e:
             away_since = away_since or time.monotonic()
             if patience is not None and time.monotonic() - away_since > patience:

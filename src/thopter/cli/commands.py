@@ -1,0 +1,126 @@
+"""The table of commands: what there is, where it lives, and one line on each; nothing here is imported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+# section -> (command, module:attribute, short help)
+SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
+    (
+        "Start",
+        (
+            ("run", "run:run", "Start an agent on a task, in a box of its own."),
+            ("create", "run:create", "Make a box with an agent that waits for its first message."),
+            ("setup", "setup:setup", "Say which model endpoint and credential agents use."),
+        ),
+    ),
+    (
+        "Look",
+        (
+            ("status", "status:status", "Show all thopters, or one and the evidence of its state."),
+            ("tail", "tail:tail", "Show the conversation, -f as it happens."),
+            ("wait", "life:wait", "Wait until a thopter is done, waiting, or in another state."),
+            ("check", "life:check", "Is its tmux there, is its agent running?"),
+            ("logs", "hub:logs", "Show the hub's log, or a thopter's."),
+        ),
+    ),
+    (
+        "Talk",
+        (
+            ("tell", "tell:tell", "Say something to the agent; answers with a receipt."),
+            ("interrupt", "tell:interrupt", "Stop what the agent is doing now."),
+            ("attach", "terminal:attach", "The agent's own screen, in tmux."),
+            ("ssh", "terminal:ssh", "A shell in the box."),
+            ("exec", "terminal:exec_", "Run one command in the box, exactly as given."),
+        ),
+    ),
+    (
+        "Take home",
+        (
+            ("diff", "work:diff", "Show the work as a diff."),
+            ("pull", "work:pull", "Bring the work into your clone, as a branch of its own."),
+        ),
+    ),
+    (
+        "End",
+        (
+            ("freeze", "life:freeze", "Stop every process of a box, to go on later."),
+            ("thaw", "life:thaw", "Let a frozen box go on."),
+            ("destroy", "life:destroy", "Remove thopters for good."),
+        ),
+    ),
+    (
+        "House",
+        (
+            ("hub", "hub:hub", "The hub itself: start, stop, restart, status, logs."),
+            ("doctor", "doctor:doctor", "Check this machine, and say what to change."),
+            ("config", "config:config", "Read and change settings."),
+            ("use", "config:use", "Choose the thopter that '.' means."),
+            ("completion", "about:completion", "Print completion for bash, zsh or fish."),
+            ("version", "about:version", "Show versions."),
+            ("help", "about:help_", "Show help on a command."),
+        ),
+    ),
+)
+
+# What Thopter Swarm called them, and what fingers type.
+ALIASES = {
+    "ls": "status",
+    "list": "status",
+    "rm": "destroy",
+    "kill": "destroy",
+    "shutdown": "destroy",
+}
+
+TABLE = {name: (where, text) for _, rows in SECTIONS for name, where, text in rows}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by name and imports one only when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of the table."""
+        return list(TABLE)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load the command, by its name or an alias."""
+        return load(ALIASES.get(cmd_name, cmd_name))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, with suggestions for a command that does not exist."""
+        name = args[0]
+        command = self.get_command(ctx, name)
+        if command is None and not ctx.resilient_parsing and not name.startswith("-"):
+            raise click.UsageError(f"there is no command {name[:40]!r}{_similar(name)}", ctx)
+        if command is None:
+            return super().resolve_command(ctx, args)
+        return command.name, command, args[1:]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands by section, without loading them."""
+        for title, rows in SECTIONS:
+            with formatter.section(title):
+                formatter.write_dl([(name, text) for name, _, text in rows], col_max=12)
+
+
+def load(name: str) -> click.Command | None:
+    """Import and return the command ``name``, or None."""
+    if name not in TABLE:
+        return None
+    from importlib import import_module
+
+    module, _, attribute = TABLE[name][0].partition(":")
+    found: Any = getattr(import_module(f"thopter.cli.{module}"), attribute)
+    assert isinstance(found, click.Command)
+    return found
+
+
+def _similar(name: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, [*TABLE, *ALIASES], n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -1,0 +1,181 @@
+"""``thopter config`` and ``thopter use``: settings, where they come from, and changing them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from thopter.cli.app import App, complete_name, json_option, pass_app
+from thopter.cli.text import paint, table
+from thopter.kit.sanitize import one_line
+from thopter.model.errors import BadInput
+
+if TYPE_CHECKING:
+    from thopter.kit.paths import Paths
+
+
+def complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Keys of settings, for shell completion."""
+    from thopter.kit.settings import SETTINGS
+
+    return [s.key for s in SETTINGS if s.key.startswith(incomplete)]
+
+
+@click.group()
+def config() -> None:
+    """Read and change settings: flag > THOPTER_* > thopter.toml > config.toml > default."""
+
+
+@config.command()
+@click.argument("key", shell_complete=complete_key)
+@json_option()
+@pass_app
+def get(app: App, key: str, as_json: bool) -> None:
+    """Print the value of one setting."""
+    value = app.settings.get(key)
+    if as_json:
+        return app.json(value)
+    app.out(_shown(value))
+
+
+@config.command("set")
+@click.argument("key", shell_complete=complete_key)
+@click.argument("value")
+@pass_app
+def set_(app: App, key: str, value: str) -> None:
+    """Write one setting to your config.toml; comments and order in it stay."""
+    from thopter.kit.settings import parse
+
+    parsed = parse(key, value, "given").value
+    write_setting(app.paths, key, parsed)
+    app.out(f"{key} = {_shown(parsed)}")
+    _mention_winner(app, key)
+    if key != "default_thopter":
+        app.say("a running hub takes new settings with 'thopter hub restart'")
+
+
+@config.command()
+@click.argument("key", shell_complete=complete_key)
+@pass_app
+def unset(app: App, key: str) -> None:
+    """Remove one setting from your config.toml, so that its default counts again."""
+    from thopter.kit.settings import setting
+
+    default = setting(key).default
+    write_setting(app.paths, key, None)
+    app.out(f"{key} = {_shown(default)} (default)")
+    _mention_winner(app, key)
+
+
+@config.command()
+@click.option("--origin", is_flag=True, help="Also say where each value comes from.")
+@json_option()
+@pass_app
+def show(app: App, origin: bool, as_json: bool) -> None:
+    """Print all settings."""
+    from thopter.kit.settings import SETTINGS
+
+    found = {s.key: app.settings.explain(s.key) for s in SETTINGS}
+    if as_json:
+        return app.json(
+            {k: {"value": v.value, "origin": v.origin} if origin else v.value for k, v in found.items()}
+        )
+    if not origin:
+        for key, value in found.items():
+            app.out(f"{key} = {_shown(value.value)}")
+        return
+    rows = [(key, _shown(value.value), one_line(value.origin)) for key, value in found.items()]
+    for i, line in enumerate(table(("SETTING", "VALUE", "FROM"), rows)):
+        app.out(paint(line, "bold", on=app.colour and i == 0))
+
+
+@click.command()
+@click.argument("name", required=False, shell_complete=complete_name)
+@click.option("--clear", is_flag=True, help="Choose none.")
+@pass_app
+def use(app: App, name: str | None, clear: bool) -> None:
+    """Choose the thopter that '.' means in every command; without NAME, print it."""
+    if clear and name:
+        raise click.UsageError("give a NAME or --clear")
+    if clear:
+        write_setting(app.paths, "default_thopter", None)
+        app.out("No default thopter.")
+    elif name:
+        full = app.hub.thopter(app.name(name)).view.name
+        write_setting(app.paths, "default_thopter", full)
+        app.out(f"'.' now means {full}.")
+    else:
+        chosen = app.settings.get("default_thopter")
+        app.out(chosen or "No default thopter.")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return one_line(str(value)) if value != "" else '""'
+
+
+def _mention_winner(app: App, key: str) -> None:
+    """A value that does not take effect must not look as if it did."""
+    from thopter.kit.settings import load
+
+    found = load(app.paths.config_file, app.env, _project()).explain(key)
+    if found.origin not in ("default", str(app.paths.config_file)):
+        app.say(f"note: {found.origin} says {_shown(found.value)}, and that counts more")
+
+
+def _project() -> Any:
+    from thopter.cli.app import project_file
+
+    return project_file()
+
+
+def write_setting(paths: Paths, key: str, value: Any) -> None:
+    """Set (or, with None, remove) a key of config.toml: atomically, 0600, the rest as it was.
+
+    A file that can't be parsed is never written over: BadInput that says the line.
+    """
+    import fcntl
+    import os
+
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    from thopter.kit.paths import private_dir
+    from thopter.kit.secrets import write_private
+    from thopter.kit.settings import read_toml
+
+    private_dir(paths.config)
+    lock = os.open(paths.config / "config.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        target = paths.config_file.resolve()  # a symlink of a dotfile manager stays one
+        read_toml(target)
+        try:
+            document = tomlkit.parse(target.read_text("utf-8") if target.exists() else "")
+            _place(document, key.split("."), value)
+            text = tomlkit.dumps(document)
+        except (TOMLKitError, TypeError, AttributeError) as e:
+            raise BadInput(
+                f"{target} can't be changed: {e}", hint="mend it by hand; nothing was changed"
+            ) from None
+        write_private(target, text.encode())
+    finally:
+        os.close(lock)
+
+
+def _place(table: Any, path: list[str], value: Any) -> None:
+    import tomlkit
+
+    *folders, last = path
+    for at, part in enumerate(folders):
+        if part not in table:
+            if value is None:
+                return
+            table[part] = tomlkit.table(is_super_table=at < len(folders) - 1)
+        table = table[part]
+    if value is None:
+        table.pop(last, None)
+    else:
+        table[last] = value

@@ -1,0 +1,74 @@
+"""``thopter tell`` and ``thopter interrupt``: speaking to an agent, with a receipt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from thopter.cli.app import App, json_option, name_argument, pass_app
+from thopter.cli.progress import took
+from thopter.cli.run import read_text
+from thopter.kit.sanitize import one_line
+from thopter.model.api import TellRequest
+
+_WORDS = {"taken": "taken", "queued": "queued while it works"}
+
+
+@click.command()
+@name_argument()
+@click.argument("text", nargs=-1)
+@click.option("-i", "--interrupt", is_flag=True, help="Stop what it is doing first.")
+@click.option("-e", "--escapes", is_flag=True, help=r"Read \n in TEXT as a line break, \t as a tab, \\ as \.")
+@click.option(
+    "--file", "text_file", metavar="FILE", type=click.Path(path_type=Path), help="Read the text from FILE."
+)
+@click.option(
+    "--tail/--no-tail", "follow", default=None, help="Show the conversation after it; default on a terminal."
+)
+@click.option("--timeout", type=click.FloatRange(0.1, 600), default=15.0, show_default=True, metavar="S",
+              help="Seconds to wait for the receipt.")  # fmt: skip
+@json_option()
+@pass_app
+def tell(
+    app: App, name: str, text: tuple[str, ...], interrupt: bool, escapes: bool, text_file: Path | None,
+    follow: bool | None, timeout: float, as_json: bool,
+) -> None:  # fmt: skip
+    """Say TEXT to the agent; '-' reads it from standard input. Line breaks in it stay line breaks.
+
+    The receipt says that the agent has it as its prompt, or that it is in the agent's own queue.
+    No receipt is an error: it may or may not have arrived.
+    """
+    name = app.name(name)
+    words = read_text(text, text_file, "text")
+    if escapes:
+        words = _unescape(words)
+    told = app.hub.tell(
+        name, TellRequest(text=words, interrupt=interrupt, receipt_timeout_ms=round(timeout * 1000))
+    )
+    if as_json:
+        return app.json(told)
+    receipt = _WORDS.get(told.receipt, one_line(told.receipt, 60))
+    how = f"; {one_line(told.evidence, 120)}" if told.evidence else ""
+    app.out(f"Told {name}: {receipt} ({took(told.ms)}{how}).")
+    app.flush()
+    if follow or (follow is None and app.stdout_tty):
+        from thopter.cli.tail import show
+        from thopter.cli.transcript import Style
+
+        show(app, name, follow=True, lines=5, style=Style.of(app))
+
+
+def _unescape(text: str) -> str:
+    parts = text.split("\\\\")
+    return "\\".join(part.replace("\\n", "\n").replace("\\t", "\t") for part in parts)
+
+
+@click.command()
+@name_argument()
+@pass_app
+def interrupt(app: App, name: str) -> None:
+    """Stop the agent's present turn; it stays at its prompt."""
+    name = app.name(name)
+    app.hub.interrupt(name)
+    app.out(f"Interrupted {name}.")

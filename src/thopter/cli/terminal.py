@@ -1,0 +1,131 @@
+"""``thopter attach``, ``ssh`` and ``exec``: the agent's screen, a shell, one command."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from thopter.cli.app import App, name_argument, pass_app
+from thopter.kit.terminal import need_terminal, size
+from thopter.model.api import ExecRequest, PtySize
+from thopter.model.errors import BadInput, NotNow
+
+TMUX_SOCKET = "/run/thopter/tmux.sock"
+SESSION = "agent"
+
+
+class CommandAfterName(click.Command):
+    """``NAME [OPTIONS] [--] ARGV…``: ARGV begins after ``--``, else after NAME and our options, and
+    nothing in it is ever read as an option of ours."""
+
+    with_value = frozenset({"--cwd", "--env", "-e"})
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See :class:`click.Command`."""
+        mine, argv = split_command(args, self.with_value)
+        return super().parse_args(ctx, [*mine, "--", *argv])
+
+
+def split_command(args: list[str], with_value: frozenset[str]) -> tuple[list[str], list[str]]:
+    """Return our own arguments (with NAME) and the command's."""
+    named = False
+    at = 0
+    while at < len(args):
+        arg = args[at]
+        if arg == "--":
+            return args[:at], args[at + 1 :]
+        if arg.startswith("-") and len(arg) > 1:
+            at += 1 if arg in with_value else 0
+        elif named:
+            return args[:at], args[at:]
+        else:
+            named = True
+        at += 1
+    return args, []
+
+
+@click.command("exec", cls=CommandAfterName, options_metavar="[OPTIONS] --")
+@name_argument()
+@click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="ARGV...")
+@click.option("-t", "--tty", is_flag=True, help="Give the command a terminal.")
+@click.option("--cwd", metavar="FOLDER", default="", help="Where to run it; default: the work folder.")
+@click.option(
+    "-e", "--env", "env", multiple=True, metavar="K=V", help="Add to its environment; may be repeated."
+)
+@click.option("-n", "--no-stdin", is_flag=True, help="Do not read our standard input.")
+@pass_app
+def exec_(
+    app: App, name: str, argv: tuple[str, ...], tty: bool, cwd: str, env: tuple[str, ...], no_stdin: bool
+) -> None:
+    """Run one command in the box: ARGV exactly as given, no shell in between.
+
+    Its output and errors stay apart, its input is ours, its exit code is ours (128 + signal when
+    one ended it). Ctrl-C is passed on; a second one leaves.
+    """
+    if not argv:
+        raise click.UsageError("what shall it run? thopter exec NAME -- COMMAND [ARGS]...")
+    app.exit(start(app, app.name(name), with_env(argv, env), cwd=cwd, screen=tty, stdin=not no_stdin))
+
+
+@click.command(cls=CommandAfterName, options_metavar="[--]")
+@name_argument()
+@click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND]...")
+@pass_app
+def ssh(app: App, name: str, argv: tuple[str, ...]) -> None:
+    """Open a shell in the box, in its work folder; with a COMMAND run that from a login shell.
+
+    Enter, then '~.' leaves a box that does not answer.
+    """
+    words = ["bash", "-l"] if not argv else ["bash", "-l", "-c", 'exec "$@"', "bash", *argv]
+    screen = os.isatty(0) and os.isatty(1)
+    app.exit(start(app, app.name(name), words, cwd="", screen=screen, stdin=True))
+
+
+@click.command()
+@name_argument()
+@pass_app
+def attach(app: App, name: str) -> None:
+    """Show the agent's own screen, in tmux. Leave it with Ctrl-B D: the agent goes on.
+
+    Enter, then '~.' leaves a box that does not answer.
+    """
+    need_terminal("attach")
+    app.exit(attach_to(app, app.name(name)))
+
+
+def attach_to(app: App, name: str) -> int:
+    """Attach to the agent's tmux session; NotNow when there is none."""
+    need_terminal("attach")
+    if not app.hub.check(name).tmux:
+        raise NotNow(
+            f"{name} has no screen to attach to: its agent was not started, or has ended",
+            hint=f"see 'thopter status {name}'; a shell in the box: thopter ssh {name}",
+        )
+    words = ["tmux", "-u", "-S", TMUX_SOCKET, "attach-session", "-t", f"={SESSION}"]
+    return start(app, name, words, cwd="", screen=True, stdin=True)
+
+
+def with_env(argv: tuple[str, ...], env: tuple[str, ...]) -> list[str]:
+    """Put ``K=V`` pairs before the command, by the box's ``env``."""
+    for pair in env:
+        key, equals, _ = pair.partition("=")
+        if not equals or not key or not key.replace("_", "a").isalnum() or key[0].isdigit():
+            raise BadInput(f"{pair!r} is not K=V", hint="e.g. --env DEBUG=1")
+    if env and "=" in argv[0]:
+        raise BadInput("a command with '=' in its name can't be used with --env")
+    return ["env", *env, *argv] if env else list(argv)
+
+
+def start(app: App, name: str, argv: list[str], *, cwd: str, screen: bool, stdin: bool) -> int:
+    """Run ``argv`` in the box with our standard streams; returns its exit status."""
+    from thopter.cli.bridge import Bridge
+
+    rows, columns = size(1)
+    request = ExecRequest(
+        argv=argv, cwd=cwd, pty=PtySize(rows=rows, cols=columns) if screen else None, stdin=stdin
+    )
+    sys.stdout.flush()
+    with app.hub.exec(name, request) as command:
+        return Bridge(command, screen=screen, stdin=stdin).run()
