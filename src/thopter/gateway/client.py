@@ -17,7 +17,7 @@ from typing import Any
 from msgspec import Struct, convert, field
 
 from thopter.gateway.wire import PROTOCOL, check_peer, decode, encode, receive_line, send_line
-from thopter.kit.paths import private_dir
+from thopter.kit.paths import Paths, private_dir
 from thopter.model.errors import ThopterError, TimedOut, from_dict
 
 _START_SECONDS = 30.0
@@ -48,7 +48,8 @@ class Pong(Struct, frozen=True, kw_only=True):
 class GatewayClient:
     """One gateway process, by its control socket. Every call is one short connection; nothing is kept,
     so a hub that restarts just makes a new one. Calls raise GatewayDown, TimedOut, or the gateway's own
-    error. ``env`` adds variables to the process (``PATH`` and TLS trust only; never secrets)."""
+    error. ``state`` is the hub's state folder (logs go to its ``gateway/``, mirrors are in ``mirrors/``).
+    ``env`` adds variables to the process (``PATH`` and TLS trust only; never secrets)."""
 
     def __init__(
         self,
@@ -237,3 +238,13 @@ async def _until_closed(connection: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     while await loop.sock_recv(connection, 4096):
         pass
+
+
+def model_client(paths: Paths) -> GatewayClient:
+    """The model gateway of the hub with these folders."""
+    return GatewayClient("thopter.gateway.model", paths.runtime / "model.sock", paths.state)
+
+
+def git_client(paths: Paths) -> GatewayClient:
+    """The git gateway of the hub with these folders; it serves the mirrors in ``<state>/mirrors``."""
+    return GatewayClient("thopter.gateway.git", paths.runtime / "git.sock", paths.state)

@@ -112,7 +112,7 @@ def request_headers(head: Head, attach: Attach, endpoint: Endpoint) -> list[tupl
             out.append((name, value))
     betas = [b for b in betas if not b.lower().startswith(_REFUSED_BETAS)]
     betas += [b for b in [added.pop("anthropic-beta", "")] if b]
-    if attach.auth is not None and attach.auth.kind == "oauth" and OAUTH_BETA not in betas:
+    if attach.auth is not None and attach.auth.is_oauth and OAUTH_BETA not in betas:
         betas.append(OAUTH_BETA)
     if betas:
         out.append(("anthropic-beta", ",".join(betas)))

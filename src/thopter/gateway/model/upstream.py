@@ -50,6 +50,11 @@ class Credential(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def __rich_repr__(self) -> list[tuple[str, Any]]:  # msgspec makes one that would show everything
         return [("kind", self.kind)]
 
+    @property
+    def is_oauth(self) -> bool:
+        """Whether this is a subscription's token (they are recognisable by their prefix)."""
+        return self.kind == "oauth" or (self.kind == "bearer" and self.secret.startswith("sk-ant-oat"))
+
     def headers(self) -> list[tuple[str, str]]:
         """The headers that authenticate."""
         if self.kind == "x-api-key":

@@ -1,0 +1,204 @@
+"""How a source gets into its mirror: the first time, and at every refresh."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from thopter.gateway.gitrun import Git, GitFailed, both
+from thopter.gateway.mirror_config import ZERO
+from thopter.gateway.source import Source
+from thopter.gateway.usergit import UserGit
+from thopter.kit.sanitize import one_line
+from thopter.model.errors import NotAllowed, NotFound, Refused, ThopterError
+
+_FETCH_SECONDS = 1800.0
+_HEADS, _HEAD = "refs/upstream/heads/", "refs/upstream/HEAD"
+_REFSPECS = ("+refs/heads/*:refs/upstream/heads/*", "+refs/tags/*:refs/tags/*")
+_LISTED = 12
+
+_SAID = (
+    (
+        "Host key verification failed",
+        NotAllowed,
+        "its ssh host key is not known; connect once by hand: ssh -T <host>",
+    ),
+    ("Permission denied", NotAllowed, "ssh found no key that it accepts; is the agent running (ssh-add -l)?"),
+    ("could not read Username", NotAllowed, "git has no login for it; set up a credential helper"),
+    ("could not read Password", NotAllowed, "git has no login for it; set up a credential helper"),
+    ("Authentication failed", NotAllowed, "git's stored login was refused; renew it"),
+    ("not found", NotFound, "look at the address; a private repository looks the same without a login"),
+    ("does not appear to be a git repository", NotFound, "look at the address"),
+    ("Could not resolve host", ThopterError, "look at the address and at the network"),
+)
+
+
+class Filler:
+    """Brings one source's commits into one mirror; only what its branches and tags reach."""
+
+    def __init__(self, source: Source, user: UserGit) -> None:
+        self._source = source
+        self._user = user
+
+    async def fill(self, mirror: Path) -> str:
+        """First time. Returns the name of the source's default branch ("" when HEAD is detached).
+
+        A local repository is packed straight into the mirror, three times faster than a fetch; what no
+        branch or tag reaches (stashes, amended commits) never gets there, as a copied folder would.
+        """
+        source = self._source
+        if source.git_dir is None or source.shallow:
+            return await self.refresh(mirror)
+        git = self._user.git(source.git_dir)
+        head, detached = await self._local_head()
+        listed = await git.run("for-each-ref", "--format=%(objectname) %(refname)", "refs/heads", "refs/tags")
+        refs = [
+            (oid, ref) for oid, _, ref in (line.partition(" ") for line in listed.text.split("\n") if line)
+        ]
+        pairs = [(oid, ref.replace("refs/heads/", _HEADS, 1)) for oid, ref in refs]
+        pairs += [(detached, _HEAD)] if detached else []
+        if not pairs:
+            return head
+        tips = "".join(f"{oid}\n" for oid, _ in pairs).encode()
+        target = mirror / "objects" / "pack" / "pack"
+        await git.run(
+            "pack-objects",
+            "--revs",
+            "--delta-base-offset",
+            "--quiet",
+            str(target),
+            stdin=tips,
+            seconds=_FETCH_SECONDS,
+        )
+        script = "".join(f"create {ref} {oid}\n" for oid, ref in pairs)
+        await Git(mirror).run("update-ref", "--stdin", stdin=script.encode())
+        await self._show(mirror, head)
+        return head
+
+    async def refresh(self, mirror: Path) -> str:
+        """Fetch what is new and forget what is gone. Returns as ``fill``."""
+        source = self._source
+        if source.git_dir is not None:
+            head, detached = await self._local_head()
+            env = {"GIT_ALLOW_PROTOCOL": "file"}
+            await self._fetch(mirror, str(source.git_dir), env, detached=bool(detached))
+        else:
+            env = await self._user.for_remote(source.protocol)
+            head, _ = await both(
+                self._remote_head(env), self._fetch(mirror, source.source, env, detached=False)
+            )
+        await self._show(mirror, head)
+        return head
+
+    async def _fetch(self, mirror: Path, where: str, env: dict[str, str], *, detached: bool) -> None:
+        argv = [
+            "fetch",
+            "--quiet",
+            "--force",
+            "--prune",
+            "--no-tags",
+            "--no-write-fetch-head",
+            "--update-shallow",
+        ]
+        specs = [*_REFSPECS, f"+HEAD:{_HEAD}"] if detached else list(_REFSPECS)
+        try:
+            await self._user.git(mirror, env).run(
+                *argv, "--no-recurse-submodules", "--end-of-options", where, *specs, seconds=_FETCH_SECONDS
+            )
+        except GitFailed as e:
+            raise self._explain(e) from None
+
+    async def _local_head(self) -> tuple[str, str]:
+        """``(branch, "")``, or ``("", commit)`` when HEAD is detached."""
+        assert self._source.git_dir is not None
+        git = self._user.git(self._source.git_dir)
+        named = await git.run("symbolic-ref", "--quiet", "HEAD", ok=(0, 1))
+        if named.text.startswith("refs/heads/"):
+            return named.text.removeprefix("refs/heads/"), ""
+        done = await git.run("rev-parse", "--verify", "--quiet", "HEAD^{commit}", ok=(0, 1))
+        return "", done.text
+
+    async def _remote_head(self, env: dict[str, str]) -> str:
+        git = self._user.git(None, env)
+        try:
+            done = await git.run(
+                "ls-remote", "--symref", "--end-of-options", self._source.source, "HEAD", seconds=120.0
+            )
+        except GitFailed as e:
+            raise self._explain(e) from None
+        for line in done.text.split("\n"):
+            target, _, name = line.partition("\t")
+            if name == "HEAD" and target.startswith("ref: refs/heads/"):
+                return target.removeprefix("ref: refs/heads/")
+        return ""
+
+    def _explain(self, error: GitFailed) -> ThopterError:
+        where = self._source.source
+        for text, kind, hint in _SAID:
+            if text.lower() in error.stderr.lower():
+                return kind(f"{where} can't be read: {one_line(text, 100)}", hint=hint)
+        return Refused(f"{where} can't be read: {error.message}", hint="try: git ls-remote " + where)
+
+    async def _show(self, mirror: Path, head: str) -> None:
+        """Let ``refs/heads/`` follow ``refs/upstream/heads/``, leaving the boxes' branches alone."""
+        git = Git(mirror)
+        listed = await git.run("for-each-ref", "--format=%(refname) %(objectname)", _HEADS, "refs/heads/")
+        has: dict[str, str] = {}
+        wanted: dict[str, str] = {}
+        for ref, _, oid in (line.partition(" ") for line in listed.text.split("\n") if line):
+            into, name = (
+                (wanted, ref[len(_HEADS) :]) if ref.startswith(_HEADS) else (has, ref[len("refs/heads/") :])
+            )
+            if not _is_boxes(name):
+                into[name] = oid
+        gone = "".join(f"delete refs/heads/{name} {oid}\n" for name, oid in has.items() if name not in wanted)
+        new = "".join(
+            f"update refs/heads/{name} {oid} {has.get(name, ZERO[: len(oid)])}\n"
+            for name, oid in wanted.items()
+            if has.get(name) != oid
+        )
+        for script in (gone, new):  # two: a branch "a" may have become "a/b"
+            if script:
+                await git.run("update-ref", "--stdin", stdin=script.encode())
+        if head and not _is_boxes(head):
+            await git.run("symbolic-ref", "HEAD", f"refs/heads/{head}")
+
+    async def resolve(self, git: Git, branch: str, head: str) -> tuple[str, str]:
+        """Return ``(branch, commit)`` of ``branch`` or of the source's HEAD, as the mirror has it."""
+        wanted = branch or head
+        places = [_HEADS + wanted] if wanted else [_HEAD]
+        if branch.startswith("thopter/"):
+            places.append("refs/heads/" + branch)  # what another thopter pushed and nobody pulled yet
+        for place in places:
+            argv = ("rev-parse", "--verify", "--quiet", "--end-of-options", place + "^{commit}")
+            found = (await git.run(*argv, ok=(0, 1, 128))).text
+            if found:
+                if not wanted or _is_boxes(wanted):
+                    # No branch that boxes see leads there: give it one, or a clone would lack it.
+                    await git.run("update-ref", f"refs/heads/thopter-base/{found[:16]}", found)
+                return wanted or "HEAD", found
+        return await self._nothing_there(git, branch, head)
+
+    async def _nothing_there(self, git: Git, branch: str, head: str) -> tuple[str, str]:
+        listed = await git.run("for-each-ref", "--sort=-committerdate", "--format=%(refname)", _HEADS)
+        names = [ref.removeprefix(_HEADS) for ref in listed.text.split("\n") if ref]
+        where = self._source.source
+        if not names:
+            raise Refused(
+                f"{where} has no commit yet, so there is nothing to start from",
+                hint="make a first one: git commit --allow-empty -m start",
+            )
+        shown = ", ".join(one_line(name, 60) for name in names[:_LISTED]) + (
+            " …" if len(names) > _LISTED else ""
+        )
+        if branch:
+            raise NotFound(f"{where} has no branch {branch!r}", hint=f"it has: {shown}", branches=names[:100])
+        raise NotFound(
+            f"HEAD of {where} is at {head or 'no branch'!r}, which has no commit",
+            hint=f"name a branch: {shown}",
+            branches=names[:100],
+        )
+
+
+def _is_boxes(name: str) -> bool:
+    """Whether a branch name is in the boxes' own part of ``refs/heads/``."""
+    return name in ("thopter", "thopter-base") or name.startswith(("thopter/", "thopter-base/"))

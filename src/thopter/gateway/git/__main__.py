@@ -1,0 +1,131 @@
+"""The git gateway process: ``python -m thopter.gateway.git --socket PATH --state DIR``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from thopter.gateway.connection import ClientGone, Exchange, Limits
+from thopter.gateway.daemon import Options, main
+from thopter.gateway.doors import Door
+from thopter.gateway.git.backend import BackendFailed, git_core, run_backend
+from thopter.gateway.git.hooks import write_hooks
+from thopter.gateway.git.inflate import plain_body
+from thopter.gateway.git.routes import Attach, Wish, body_limit, cgi_env, decide, parse_attach
+from thopter.gateway.git.sweep import sweep
+from thopter.gateway.http1 import BadRequest
+from thopter.gateway.service import Service
+from thopter.model.errors import NotFound
+
+log = logging.getLogger("thopter.gateway")
+
+_SECONDS = 1800.0
+_AT_ONCE = 16
+_AT_ONCE_PER_BOX = 4
+_ORPHAN_SECONDS = 60.0
+
+
+class GitGateway(Service[Attach]):
+    """Serves smart HTTP to boxes. Holds no secret and, where the system allows it, has no network but
+    the boxes' own connections."""
+
+    name = "git"
+
+    def __init__(
+        self, mirrors: Path, hooks: Path, confined: tuple[str, ...] = (), idle_exit: float = 0.0
+    ) -> None:
+        super().__init__(confined, idle_exit)
+        self._mirrors = mirrors
+        self._hooks = write_hooks(hooks)
+        self._program = ""
+        self._room = asyncio.Semaphore(_AT_ONCE)
+        self._rooms: dict[str, asyncio.Semaphore] = {}
+        self._pushes: Counter[str] = Counter()
+        for mirror in mirrors.glob("*.git"):
+            # A predecessor's children may still be ending: leave what is fresh.
+            sweep(mirror, pushes_under_way=False, quarantine_seconds=_ORPHAN_SECONDS)
+
+    def parse(self, request: dict[str, Any]) -> tuple[Attach, Limits]:
+        """See Service."""
+        attach = parse_attach({k: v for k, v in request.items() if k != "op"})
+        if not (self._mirrors / f"{attach.repo}.git" / "config").is_file():
+            raise NotFound(f"there is no mirror {attach.repo}")
+        return attach, attach.limits
+
+    def describe(self, route: Attach) -> dict[str, Any]:
+        """See Service."""
+        return {"repo": route.repo, "branch": route.branch, "base": route.base, "run": route.run}
+
+    async def retire(self, route: Attach) -> None:
+        """See Service."""
+        if route.box not in self.doors.by_box:
+            self._rooms.pop(route.box, None)
+
+    async def serve(self, door: Door[Attach], exchange: Exchange) -> None:
+        """See Service."""
+        attach = door.route
+        wish = decide(exchange.head, attach)
+        if isinstance(wish, BadRequest):
+            log.info("%s: refused %s %s", attach.box, exchange.head.method, exchange.head.target[:200])
+            raise wish
+        own_room = self._rooms.setdefault(attach.box, asyncio.Semaphore(_AT_ONCE_PER_BOX))
+        async with exchange.connected():
+            await own_room.acquire()
+        try:
+            async with exchange.connected():
+                await self._room.acquire()
+            try:
+                await self._run(attach, wish, exchange)
+            finally:
+                self._room.release()
+        finally:
+            own_room.release()
+
+    async def _run(self, attach: Attach, wish: Wish, exchange: Exchange) -> None:
+        if not self._program:
+            self._program = await git_core()
+        pushing = wish.service == "git-receive-pack" and not wish.advertisement
+        began = time.monotonic()
+        body = None
+        if not wish.advertisement:
+            gzipped = exchange.head.header("content-encoding") is not None
+            body = plain_body(exchange.body(), gzipped, body_limit(wish))
+        env = cgi_env(exchange.head, attach, wish, str(self._mirrors), str(self._hooks))
+        self._pushes[attach.repo] += pushing
+        whole = False
+        try:
+            async with exchange.connected():
+                status = await run_backend(self._program, exchange, env, body, _SECONDS)
+            whole = True
+            took = (time.monotonic() - began) * 1000
+            log.info("%s: %s %s %d in %.0f ms", attach.box, wish.service, attach.repo, status, took)
+        except BackendFailed as e:
+            log.warning("%s: %s on %s failed: %s", attach.box, wish.service, attach.repo, e)
+            if not exchange.started:
+                raise BadRequest(500, "git failed on this request") from None
+            raise ClientGone from None
+        finally:
+            self._pushes[attach.repo] -= pushing
+            if pushing and not whole:
+                mirror = self._mirrors / f"{attach.repo}.git"
+                sweep(mirror, pushes_under_way=self._pushes[attach.repo] > 0)
+
+    async def refuse(self, door: Door[Attach], exchange: Exchange, problem: BadRequest) -> None:
+        """See Service. Plain text, which git shows; never 401, which would make git ask for a password."""
+        text = f"thopter: {problem.message}\n".encode()
+        await exchange.answer(problem.status, [("content-type", "text/plain")], text)
+
+
+def _build(options: Options, confined: tuple[str, ...]) -> GitGateway:
+    return GitGateway(
+        options.state / "mirrors", options.state / "gateway" / "hooks", confined, options.idle_exit
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main("git", _build, network=False))

@@ -1,0 +1,151 @@
+"""What a box may ask of the git gateway, decided before a byte of a body is read: pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from thopter.gateway.connection import Limits
+from thopter.gateway.gitrun import config_env
+from thopter.gateway.http1 import BadRequest, Head
+from thopter.gateway.mirror import box_ref
+from thopter.gateway.mirror_config import MAX_INPUT
+from thopter.gateway.source import SLUG
+from thopter.model.errors import BadInput
+
+Service = Literal["git-upload-pack", "git-receive-pack"]
+
+#: A fetch's request is a list of commits; http-backend itself takes 10 MiB at most.
+FETCH_BODY_MAX = 8 << 20
+PUSH_BODY_MAX = MAX_INPUT + (1 << 20)
+_VERSIONS = ("version=0", "version=1", "version=2")
+
+
+class GitLimits(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits with the defaults of a git client: few connections, big bodies."""
+
+    connections: int = 16
+    body_bytes: int = PUSH_BODY_MAX
+    body_idle_seconds: float = 60.0
+
+
+class Attach(Struct, frozen=True, kw_only=True):
+    """The ``attach`` request. ``base``: commit the box started from (its pushes must descend from it;
+    empty = not checked). ``force``: whether the box may rewrite its own branch."""
+
+    box: str
+    repo: str
+    branch: str
+    base: str = ""
+    force: bool = True
+    run: str = ""
+    limits: GitLimits = GitLimits()
+
+    @property
+    def ref(self) -> str:
+        """The one ref this box may push."""
+        return "refs/heads/" + self.branch
+
+
+class Wish(Struct, frozen=True):
+    """One of the four requests: what git program serves it, and whether it is its advertisement."""
+
+    service: Service
+    advertisement: bool
+
+
+def parse_attach(request: Mapping[str, Any]) -> Attach:
+    """Check an ``attach`` request; raises BadInput or BadName."""
+    try:
+        attach = msgspec.convert(request, Attach)
+    except msgspec.ValidationError as e:
+        raise BadInput(f"attach: {e}") from None
+    if not SLUG.fullmatch(attach.repo):
+        raise BadInput(f"{attach.repo[:80]!r} can't name a mirror")
+    prefix, _, name = attach.branch.partition("/")
+    if prefix != "thopter":
+        raise BadInput("a box's branch is thopter/<name>")
+    box_ref(name)  # raises BadName
+    if attach.base and (len(attach.base) not in (40, 64) or set(attach.base) - set("0123456789abcdef")):
+        raise BadInput("base must be a full commit id")
+    return attach
+
+
+def decide(head: Head, attach: Attach) -> Wish | BadRequest:
+    """Return what is wished, or the refusal. Targets are compared whole: nothing is decoded, so there
+    is no other spelling of an allowed one."""
+    root = f"/r/{attach.repo}.git"
+    for service in ("git-upload-pack", "git-receive-pack"):
+        if head.target == f"{root}/info/refs?service={service}":
+            if head.method != "GET" or head.has_body:
+                return BadRequest(405, "that is asked with GET and without a body")
+            return Wish(service, advertisement=True)
+        if head.target == f"{root}/{service}":
+            if head.method != "POST":
+                return BadRequest(405, "that is asked with POST")
+            if head.header("content-type") != f"application/x-{service}-request":
+                return BadRequest(415, f"the content type must be application/x-{service}-request")
+            if head.header("content-encoding") not in (None, "gzip", "x-gzip"):
+                return BadRequest(415, "the only content encoding served here is gzip")
+            return Wish(service, advertisement=False)
+    return BadRequest(403, f"only {root} can be reached here, by git's smart HTTP protocol")
+
+
+def body_limit(wish: Wish) -> int:
+    """The most bytes (after unpacking) that are taken."""
+    return PUSH_BODY_MAX if wish.service == "git-receive-pack" else FETCH_BODY_MAX
+
+
+def git_config(attach: Attach, hooks: str) -> list[tuple[str, str]]:
+    """The configuration for one request: a box sees the source's branches and tags and its own branch,
+    and what it pushes goes through our hooks."""
+    pairs = _hide("uploadpack", attach)
+    pairs += [("core.hooksPath", hooks), ("http.receivepack", "true"), ("http.uploadpack", "true")]
+    pairs += [("receive.denyNonFastForwards", "false" if attach.force else "true")]
+    pairs += [("gc.auto", "0"), ("maintenance.auto", "false")]
+    return pairs
+
+
+def advertised_config(attach: Attach) -> list[tuple[str, str]]:
+    """What is added when refs are advertised for a push: other boxes' branches are not shown. Not for
+    the push itself: there the hook refuses, which can say what to push instead."""
+    return _hide("receive", attach)
+
+
+def _hide(section: str, attach: Attach) -> list[tuple[str, str]]:
+    """All refs are hidden, then shown or hidden again: the last that matches decides."""
+    order = ("refs", "!refs/heads", "!refs/tags", "refs/heads/thopter", "!" + attach.ref)
+    return [(f"{section}.hideRefs", ref) for ref in order]
+
+
+def cgi_env(head: Head, attach: Attach, wish: Wish, mirrors: str, hooks: str) -> dict[str, str]:
+    """The environment of ``git http-backend`` for this request. Of the client's headers only the
+    protocol version gets in, and only if it is one of three known texts."""
+    target, _, query = head.target.partition("?")
+    config = git_config(attach, hooks)
+    if wish.advertisement and wish.service == "git-receive-pack":
+        config += advertised_config(attach)
+    env = {
+        "GATEWAY_INTERFACE": "CGI/1.1",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REQUEST_METHOD": head.method,
+        "GIT_PROJECT_ROOT": mirrors,
+        "PATH_INFO": target.removeprefix("/r"),
+        "QUERY_STRING": query,
+        "GIT_HTTP_EXPORT_ALL": "1",
+        "REMOTE_USER": "box",
+        "REMOTE_ADDR": "127.0.0.1",
+        "THOPTER_REF": attach.ref,
+        "THOPTER_BASE": attach.base,
+        "THOPTER_FORCE": "1" if attach.force else "0",
+        **config_env(config),
+    }
+    if not wish.advertisement:
+        env["CONTENT_TYPE"] = f"application/x-{wish.service}-request"
+    version = head.header("git-protocol")
+    if version in _VERSIONS:
+        env["GIT_PROTOCOL"] = version
+    return env
