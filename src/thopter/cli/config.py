@@ -9,7 +9,7 @@ import click
 from thopter.cli.app import App, complete_name, json_option, pass_app
 from thopter.cli.text import paint, table
 from thopter.kit.sanitize import one_line
-from thopter.model.errors import BadInput
+from thopter.model.errors import BadInput, HubUnreachable
 
 if TYPE_CHECKING:
     from thopter.kit.paths import Paths
@@ -51,8 +51,7 @@ def set_(app: App, key: str, value: str) -> None:
     write_setting(app.paths, key, parsed)
     app.out(f"{key} = {_shown(parsed)}")
     _mention_winner(app, key)
-    if key != "default_thopter":
-        app.say("a running hub takes new settings with 'thopter hub restart'")
+    _tell_hub(app, key)
 
 
 @config.command()
@@ -66,6 +65,7 @@ def unset(app: App, key: str) -> None:
     write_setting(app.paths, key, None)
     app.out(f"{key} = {_shown(default)} (default)")
     _mention_winner(app, key)
+    _tell_hub(app, key)
 
 
 @config.command()
@@ -123,6 +123,24 @@ def _mention_winner(app: App, key: str) -> None:
     found = load(app.paths.config_file, app.env, _project()).explain(key)
     if found.origin not in ("default", str(app.paths.config_file)):
         app.say(f"note: {found.origin} says {_shown(found.value)}, and that counts more")
+
+
+def _tell_hub(app: App, key: str) -> None:
+    """Let a running hub read its settings again; none is started for that."""
+    import os
+    import signal
+
+    from thopter.mesh.client import HubClient
+
+    if key == "default_thopter":
+        return  # only the command line reads it
+    try:
+        with HubClient(app.paths.hub_socket, timeout=5.0) as client:
+            pid = client.hub().pid
+            os.kill(pid, signal.SIGHUP)
+    except (HubUnreachable, OSError):
+        return
+    app.say(f"the running hub (pid {pid}) was told; some settings need 'thopter hub restart'")
 
 
 def _project() -> Any:

@@ -126,7 +126,7 @@ def _exit_codes() -> Iterator[str]:
         (141, "whoever read the output went away"),
     ):  # fmt: skip
         yield f"| {code} | {text} |"
-    yield "\n`thopter exec` and `thopter ssh` exit as the command in the box: its code, or 128 + its signal.\n"
+    yield "\n`thopter exec` and `thopter ssh` exit as the command in the box: its code, or 128 + signal.\n"
 
 
 def _errors() -> Iterator[str]:

@@ -11,13 +11,13 @@ from typing import Any
 import click
 
 from thopter.cli.app import App, complete_name, json_option, pass_app
-from thopter.cli.text import ago, paint, plural
-from thopter.kit.clock import SystemClock
+from thopter.cli.text import ago, now_ms, paint, plural
 from thopter.kit.sanitize import clean, one_line
 from thopter.model.api import HubInfo
 from thopter.model.errors import HubUnreachable, NotFound, TimedOut
 
 STOP_SECONDS = 30.0
+READY_SECONDS = 60.0
 _TAIL_BYTES = 4 << 20
 _LEVELS = {"error": "red", "critical": "red", "warning": "yellow", "debug": "dim"}
 
@@ -32,12 +32,10 @@ def hub() -> None:
 def start(app: App) -> None:
     """Start the hub, unless it runs already."""
     running = _info(app)
-    if running is not None:
+    if running is not None and running.ready:
         app.out(f"The hub runs already (pid {running.pid}).")
         return
-    app.start = True
-    info = app.hub.hub()
-    app.out(f"The hub runs (pid {info.pid}).")
+    app.out(f"The hub runs (pid {_start(app).pid}).")
 
 
 @hub.command()
@@ -59,8 +57,7 @@ def restart(app: App) -> None:
     info = _info(app)
     if info is not None:
         _stop(app, info)
-    app.start = True
-    app.out(f"The hub runs (pid {app.hub.hub().pid}).")
+    app.out(f"The hub runs (pid {_start(app).pid}).")
 
 
 @hub.command("status")
@@ -77,7 +74,7 @@ def hub_status(app: App, as_json: bool) -> None:
         return app.json(info)
     app.out(f"pid        {info.pid}")
     app.out(f"version    {one_line(info.version)}")
-    app.out(f"started    {ago(info.started_ms, SystemClock().now_ms())}")
+    app.out(f"started    {ago(info.started_ms, now_ms())}")
     app.out(f"ready      {'yes' if info.ready else 'no, still recovering'}")
     app.out(f"boxes      {info.boxes}")
     app.out(f"state      {clean(info.state_dir)}")
@@ -98,6 +95,29 @@ def _info(app: App) -> HubInfo | None:
         return None
     with client:
         return client.hub()
+
+
+def _start(app: App) -> HubInfo:
+    """Start a hub and wait until it has recovered what its last end left; what it says when it dies."""
+    from thopter.mesh.start import LastWords
+
+    words = LastWords(app.paths)
+    app.start = True
+    info = app.hub.hub()
+    until = time.monotonic() + READY_SECONDS
+    while not info.ready:
+        if time.monotonic() > until:
+            raise TimedOut(
+                f"the hub (pid {info.pid}) is not ready after {READY_SECONDS:.0f} s"
+                + (f": {one_line(info.problem)}" if info.problem else ""),
+                hint="see 'thopter hub logs'",
+            )
+        time.sleep(0.05)
+        try:
+            info = app.hub.hub()
+        except HubUnreachable:
+            raise HubUnreachable(f"the hub did not start{words.read()}") from None
+    return info
 
 
 def _stop(app: App, info: HubInfo) -> None:

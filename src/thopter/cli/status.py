@@ -11,7 +11,7 @@ import click
 from thopter.cli.app import App, complete_name, json_option, pass_app
 from thopter.cli.follow import Redraw, refreshes
 from thopter.cli.status_view import as_json, detail, overview, summary
-from thopter.kit.clock import SystemClock
+from thopter.cli.text import now_ms
 from thopter.model.api import ThopterView
 
 DEFAULT_INTERVAL = 2.0
@@ -116,8 +116,7 @@ def _shown(views: list[ThopterView], everything: bool) -> list[ThopterView]:
 def _overview(app: App, layout: bool | None, everything: bool, *, summarise: bool) -> list[str]:
     found = app.hub.thopters(everything)
     views = _shown(found, everything)
-    now = SystemClock().now_ms()
-    lines = overview(views, now, _columns(app), wide=layout, colour=app.colour)
+    lines = overview(views, now_ms(), _columns(app), wide=layout, colour=app.colour)
     if summarise and views:
         lines += ["", summary(views, len(found) - len(views))]
     return lines
@@ -125,7 +124,7 @@ def _overview(app: App, layout: bool | None, everything: bool, *, summarise: boo
 
 def _detail(app: App, name: str, full: bool) -> list[str]:
     found = app.hub.thopter(name)
-    return detail(found, SystemClock().now_ms(), _columns(app), colour=app.colour, full=full)
+    return detail(found, now_ms(), _columns(app), colour=app.colour, full=full)
 
 
 def _json_frame(app: App, name: str | None, everything: bool, follow: bool) -> Callable[[], list[str]]:

@@ -1,7 +1,8 @@
-"""Drawing text: ages, widths, colours, columns. All pure; nothing here knows a terminal."""
+"""Drawing text: ages, widths, colours, columns. Nothing here knows a terminal."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 _CODES = {
@@ -26,6 +27,11 @@ def paint(text: str, *styles: str, on: bool = True) -> str:
     if not on or not text or not styles:
         return text
     return f"\x1b[{';'.join(_CODES[s] for s in styles)}m{text}\x1b[0m"
+
+
+def now_ms() -> int:
+    """Wall time in milliseconds (kit.clock would bring asyncio with it)."""
+    return time.time_ns() // 1_000_000
 
 
 def span(seconds: float) -> str:

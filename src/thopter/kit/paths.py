@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import stat
 from collections.abc import Mapping
@@ -68,6 +67,8 @@ def _runtime(env: Mapping[str, str], uid: int, state: Path, state_given: bool) -
         inside = state / "run"
         if len(os.fsencode(inside)) <= _SUN_PATH_ROOM:
             return inside
+        import hashlib  # only here, and dear to import
+
         digest = hashlib.sha256(os.fsencode(state)).hexdigest()[:8]
         return Path(f"/tmp/thopter-{uid}-{digest}")
     if env.get("XDG_RUNTIME_DIR", "").startswith("/"):

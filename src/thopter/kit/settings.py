@@ -7,7 +7,6 @@ A file that can't be parsed is never written over and never ignored: it is an er
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -130,6 +129,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         return {}
     except OSError as e:
         raise BadInput(f"{path} can't be read: {e.strerror}") from None
+    import tomllib  # dear to import, and most often there is no file
+
     try:
         return tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:

@@ -18,6 +18,7 @@ from thopter.model.errors import HubUnreachable, ThopterError, TimedOut
 
 START_SECONDS = 30.0
 _LAST_WORDS = 4096
+_GONE_SECONDS = 2.0
 
 
 def start_hub(paths: Paths, say: Callable[[str], None] | None = None) -> None:
@@ -35,27 +36,31 @@ def start_hub(paths: Paths, say: Callable[[str], None] | None = None) -> None:
             return
         if say is not None:
             say("starting the hub")
-        out = paths.state / "hub.out"
-        log_from = _size(paths.hub_log)
-        child = _spawn(out)
+        words = LastWords(paths)
+        child = _spawn(paths.state / "hub.out")
+        seen = time.monotonic()
         while not answers(paths):
-            if child.poll() is not None:
-                # Another hub may have come first, by other means than ours; then ours gave way.
+            # It detaches: the child we started ends with 0 when its socket listens. From then on a
+            # socket that takes no connection means that it died. Another code: it gave up at once;
+            # unless a hub that was started by other means came first, to which it gave way.
+            code = child.poll()
+            if code is None or (code == 0 and paths.hub_socket.exists()):
+                seen = time.monotonic()
+            elif code or time.monotonic() - seen > _GONE_SECONDS:
                 if answers(paths):
                     return
                 raise HubUnreachable(
-                    f"the hub ended at once (exit {child.returncode})"
-                    + _last_words(out, paths.hub_log, log_from),
-                    hint="see 'thopter hub logs' and 'thopter doctor'",
+                    f"the hub did not start{words.read()}", hint="see 'thopter hub logs' and 'thopter doctor'"
                 )
             if time.monotonic() > until:
+                child.poll()
                 raise TimedOut(
-                    f"the hub (pid {child.pid}) did not answer within {START_SECONDS:.0f} s"
-                    + _last_words(out, paths.hub_log, log_from),
+                    f"the hub did not answer within {START_SECONDS:.0f} s{words.read()}",
                     hint="see 'thopter hub logs'",
                 )
             time.sleep(0.02)
-        child.returncode = 0  # it lives on as somebody else's child: nothing to wait for
+        # A hub that stays our child lives on as somebody else's: there is nothing to wait for.
+        child.returncode = child.poll() or 0
 
 
 def answers(paths: Paths) -> bool:
@@ -108,19 +113,32 @@ def _only_one(path: Path, until: float) -> Iterator[None]:
         os.close(fd)
 
 
-def _size(path: Path) -> int:
-    with contextlib.suppress(OSError):
-        return path.stat().st_size
-    return 0
+class LastWords:
+    """What a hub writes from now on: to its output, its crash file and its log."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._files = [paths.state / "hub.out", paths.state / "hub.err", paths.hub_log]
+        self._was = [_stamp(path) for path in self._files]
+
+    def read(self) -> str:
+        """Return the end of the first of them that has news, indented under a colon."""
+        for path, (changed, size) in zip(self._files, self._was, strict=True):
+            now, new_size = _stamp(path)
+            if not new_size or now == changed:
+                continue
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                begin = size if path.suffix == ".log" and new_size >= size else 0
+                file.seek(max(begin, new_size - _LAST_WORDS))
+                lines = clean(file.read(_LAST_WORDS).decode("utf-8", "replace")).strip().splitlines()
+                if lines:
+                    return ":\n" + "\n".join("  " + line for line in lines[-12:])
+        return ", and said nothing"
 
 
-def _last_words(out: Path, log: Path, log_from: int) -> str:
-    """What a hub said before it died: its output, else what it added to its log."""
-    for path, start in ((out, 0), (log, log_from)):
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            file.seek(max(start if size >= start else 0, size - _LAST_WORDS))
-            lines = clean(file.read().decode("utf-8", "replace")).strip().splitlines()
-            if lines:
-                return ":\n" + "\n".join("  " + line for line in lines[-12:])
-    return ", and said nothing"
+def _stamp(path: Path) -> tuple[int, int]:
+    """Time of the last change (ns) and size; zeros when there is no such file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size

@@ -6,8 +6,8 @@ Ids are opaque, URL-safe and sortable by creation time: a prefix, ``_``, then a 
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 import time
 from typing import NewType
 
@@ -35,7 +35,7 @@ def check_name(name: str) -> str:
 
 
 def _uuid7(now_ms: int) -> int:
-    rand = secrets.randbits(74)
+    rand = int.from_bytes(os.urandom(10), "big") >> 6  # 74 bits; `secrets` would cost 7 ms to import
     return (
         (now_ms & ((1 << 48) - 1)) << 80
         | 0x7 << 76
