@@ -28,6 +28,11 @@ class _File:
         self.inode = 0
         self.begin(offset)
 
+    @property
+    def begun(self) -> bool:
+        """True when something of it was sent."""
+        return self.offset > 0 or self.line_end >= 0
+
     def begin(self, offset: int) -> None:
         self.offset = self.seen = self.sent = offset
         self.line_end = -1  # of a line that is sent in pieces, ``sent`` is where it got to
@@ -48,6 +53,8 @@ class Tail(Handler):
         self._cursors = _cursors(request)
         self._files: Dict[bytes, _File] = {}
         self._dirty: Dict[bytes, None] = {}  # in the order in which they will be looked at
+        self._vanished: List[bytes] = []  # files whose cursors are void, not yet said
+        self._unfinished = b""  # a file of which a line in pieces is under way: it goes first
         self._scheduled = self._over = False
         glob = Glob(fields.string(request, "glob"))
         self._watcher = Watcher(box, self._root, glob, self._scanned, self._changed)
@@ -73,8 +80,10 @@ class Tail(Handler):
     def _scanned(self, names: List[bytes]) -> None:
         there = set(names)
         for name in [n for n in self._files if n not in there]:
-            del self._files[name]
             self._dirty.pop(name, None)
+            if self._files.pop(name).begun:
+                self._vanished.append(name)
+                self._schedule()
         for name in names:
             self._changed(name)
 
@@ -92,16 +101,21 @@ class Tail(Handler):
         if self._over:
             return
         looked = 0
-        while self._dirty and self._channel.room(MESSAGES):
-            name = next(iter(self._dirty))
+        while (self._dirty or self._vanished) and self._channel.room(MESSAGES):
+            if self._vanished:
+                self._channel.send_counted({"reset": to_text(self._vanished.pop())})
+                continue
+            name = self._unfinished if self._unfinished in self._dirty else next(iter(self._dirty))
             del self._dirty[name]  # before looking: a change meanwhile enters it again
             if self._advance(name):
                 self._dirty[name] = None
+            state = self._files.get(name)
+            self._unfinished = name if state is not None and state.line_end >= 0 else b""
             looked += 1
             if looked >= 16:  # others are served in between
                 self._schedule()
                 return
-        if not self._dirty and not self._follow:
+        if not self._dirty and not self._vanished and not self._follow:
             self._over = True
             cursors = {to_text(name): file.offset for name, file in self._files.items()}
             self._channel.end({"cursors": cursors})
@@ -120,7 +134,7 @@ class Tail(Handler):
             if file is None:
                 file = self._files[name] = _File(self._cursors.pop(name, 0))
             if found.st_size < file.offset or file.inode not in (0, found.st_ino):
-                if file.offset:
+                if file.begun:
                     self._channel.send_counted({"reset": to_text(name)})
                 file.begin(0)
             file.inode = found.st_ino

@@ -1,20 +1,21 @@
-"""Making boxd.pyz: this package as one file that runs with any Python from 3.9, byte for byte
-the same for the same sources."""
+"""Making boxd.pyz: boxd as one file that runs with any Python from 3.9, always the same bytes."""
 
 from __future__ import annotations
 
 import os
 import stat
 import zipfile
-from typing import Iterator, Tuple
+from collections.abc import Iterator
+
+import thopter.boxd
 
 _MAIN = b"import sys\nfrom thopter.boxd.__main__ import main\nsys.exit(main(sys.argv[1:]))\n"
 _PACKAGE = b'"""The part of thopter that runs in a box."""\n'
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
-def _content() -> Iterator[Tuple[str, bytes]]:
-    here = os.path.dirname(os.path.abspath(__file__))
+def _content() -> Iterator[tuple[str, bytes]]:
+    here = os.path.dirname(os.path.abspath(thopter.boxd.__file__ or ""))
     yield "__main__.py", _MAIN
     yield "thopter/__init__.py", _PACKAGE
     for name in sorted(os.listdir(here)):
