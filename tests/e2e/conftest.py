@@ -1,0 +1,15 @@
+"""End to end: the real command line, hub, boxes and Claude Code; only the model is scripted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from e2e_lab import Lab, lab
+
+
+@pytest.fixture(scope="module")
+def flight() -> Iterator[Lab]:
+    """A lab shared by the tests of one file."""
+    with lab() as made:
+        yield made

@@ -1,0 +1,169 @@
+"""kill -9 of the hub at every step, and faults of agents and models: nothing lost, doubled or leaked."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+from e2e_lab import Lab, lab
+
+from thopter.testing.scripted_model import Scenario, Script, Tool, Turn
+
+pytestmark = [pytest.mark.claude, pytest.mark.root, pytest.mark.xdist_group("e2e"), pytest.mark.timeout(600)]
+
+_HELLO = Tool(name="Bash", input={"command": "echo hello >> hello.txt && git add -A && git commit -qm hello"})
+_SLEEP = Tool(name="Bash", input={"command": "sleep 6"})
+SCENARIO = Scenario(
+    script=(
+        Script(name="hello", turns=(Turn(say="I say hello.", tools=(_HELLO,)), Turn(say="Said."))),
+        Script(
+            name="long",
+            turns=(Turn(tools=(Tool(name="Bash", input={"command": "sleep 6"}),)), Turn(say="Slept.")),
+        ),
+        Script(name="limited", turns=(Turn(status=429, retry_after=600),)),
+        Script(name="refused", turns=(Turn(status=401),)),
+        Script(name="stalled", turns=(Turn(say="I think", stall_after=1),)),
+    )
+)
+FLY = ("accept", "golden", "mirror", "box", "gateways", "clone", "prepare", "launch", "sign")
+END = ("detach", "remove", "record")
+PLACES = ("before", "after", "recorded")
+
+
+@pytest.fixture(scope="module")
+def shaken() -> Iterator[Lab]:
+    with lab(SCENARIO) as made:
+        made.repo("proj")
+        made.run("run", "-d", "--repo", "proj", "--name", "warm", "script:hello", timeout=300)
+        made.rest("warm")
+        made.run("destroy", "--yes", "warm")
+        yield made
+
+
+def _dies_at(made: Lab, point: str, *argv: str) -> None:
+    """Run ``argv`` against a hub that kills itself at ``point``; the hub is gone afterwards."""
+    made.run("hub", "stop", check=False)
+    made.run("hub", "start", env={"THOPTER_FAILPOINT": point})
+    pid = made.hub_pid()
+    made.run(*argv, check=False, env={"THOPTER_NO_START": "1"})
+    made.until(f"the hub dies at {point}", lambda: not os.path.exists(f"/proc/{pid}"), 60.0)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("step", FLY)
+def test_a_run_survives_kill_9_of_the_hub(shaken: Lab, step: str, place: str) -> None:
+    _dies_at(shaken, f"flow.{step}.{place}", "run", "-d", "--repo", "proj", "--name", "fly", "script:hello")
+    shaken.run("hub", "start")
+    shaken.rest("fly")
+    views = shaken.json("status")
+    assert [v["name"] for v in views] == ["fly"]
+    assert views[0]["state"] == "waiting", views[0]
+    assert shaken.json("diff", "fly")["commits"] == 1  # the agent worked once, not twice
+    shaken.run("destroy", "--yes", "fly")
+    assert shaken.leaks() == []
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("step", END)
+def test_a_destruction_survives_kill_9_of_the_hub(shaken: Lab, step: str, place: str) -> None:
+    shaken.run("run", "-d", "--repo", "proj", "--name", "end", "script:hello")
+    shaken.rest("end")
+    _dies_at(shaken, f"flow.{step}.{place}", "destroy", "--yes", "end")
+    shaken.run("hub", "start")
+    shaken.until("it is gone", lambda: shaken.json("status") == [])
+    assert shaken.leaks() == []
+
+
+def test_agents_work_on_while_the_hub_is_dead_and_nothing_of_it_is_lost(shaken: Lab) -> None:
+    shaken.run("run", "-d", "--repo", "proj", "--name", "on", "script:long")
+    shaken.kill_hub()
+    time.sleep(8)  # the agent's turn ends meanwhile
+    shaken.rest("on")
+    assert shaken.view("on")["reason"] == "turn_end"
+    text = shaken.run("tail", "on", "-n", "50").stdout
+    assert "Slept." in text and text.count("Slept.") == 1
+    assert shaken.run("tell", "--no-tail", "on", "script:hello").returncode == 0
+    shaken.until("it committed", lambda: shaken.json("diff", "on")["commits"] == 1)
+    shaken.run("destroy", "--yes", "on")
+
+
+def test_a_killed_agent_is_failed_with_its_signal_and_its_box_stays(shaken: Lab) -> None:
+    shaken.run("run", "-d", "--name", "dead", "script:hello")
+    shaken.rest("dead")
+    shaken.run("exec", "dead", "--", "sh", "-c", "kill -9 $(cat /run/thopter/runs/*/pid)")
+    shaken.until("it is failed", lambda: shaken.view("dead").get("state") == "failed")
+    assert shaken.json("check", "dead")["claude"] is False
+    refused = shaken.run("tell", "--no-tail", "dead", "hello?", check=False)
+    assert refused.returncode == 5 and "not running" in refused.stderr
+    assert shaken.run("exec", "dead", "--", "echo", "box").stdout == "box\n"
+    shaken.run("destroy", "--yes", "dead")
+
+
+@pytest.mark.parametrize(("script", "word"), [("limited", "rate_limit"), ("refused", "authentication")])
+def test_a_model_that_refuses_is_told_as_it_is(shaken: Lab, script: str, word: str) -> None:
+    shaken.run("run", "-d", "--name", script, f"script:{script}", check=False)
+    shaken.until(f"{word} shows", lambda: word in shaken.run("status", script).stdout, 180.0)
+    assert shaken.view(script)["state"] in ("waiting", "failed")
+    shaken.run("destroy", "--yes", script)
+
+
+def test_a_silent_model_leaves_the_run_working_and_interrupt_ends_the_turn(shaken: Lab) -> None:
+    shaken.run("run", "-d", "--name", "mute", "script:stalled")
+    shaken.until("it works", lambda: shaken.view("mute").get("state") == "working")
+    shaken.run("interrupt", "mute")
+    shaken.until("it waits", lambda: shaken.view("mute").get("state") == "waiting")
+    shaken.run("destroy", "--yes", "mute")
+
+
+def test_a_dead_model_endpoint_is_seen_and_the_run_goes_on_when_it_is_back(shaken: Lab) -> None:
+    shaken.run("hub", "stop")
+    shaken.run("hub", "start", env={"THOPTER_AGENTS_CLAUDE_BASE_URL": "http://127.0.0.1:9"})
+    shaken.run("run", "-d", "--name", "deaf", "script:hello", check=False)
+    shaken.until("it shows a problem or works on retries", lambda: shaken.view("deaf").get("state") in
+                 ("working", "waiting", "failed"))  # fmt: skip
+    shaken.run("hub", "restart")  # with the endpoint of the lab again
+    shaken.until("it said something", lambda: "Said." in shaken.run("tail", "deaf").stdout
+                 or shaken.view("deaf").get("state") == "waiting", 180.0)  # fmt: skip
+    shaken.run("destroy", "--yes", "deaf")
+
+
+def test_frozen_is_frozen_and_thawed_goes_on(shaken: Lab) -> None:
+    shaken.run("run", "-d", "--name", "ice", "script:hello")
+    shaken.rest("ice")
+    shaken.run("freeze", "ice")
+    assert shaken.view("ice")["box_state"] == "frozen"
+    assert shaken.view("ice")["state"] == "waiting"  # a finished turn stays finished
+    shaken.run("thaw", "ice")
+    assert shaken.run("exec", "ice", "--", "echo", "warm").stdout == "warm\n"
+    shaken.run("destroy", "--yes", "ice")
+
+
+def test_killing_everything_of_ours_is_told_as_lost_and_destroyed_without_a_trace(shaken: Lab) -> None:
+    shaken.run("run", "-d", "--name", "gone", "script:hello")
+    shaken.rest("gone")
+    key = shaken.view("gone")["id"]
+    shaken.kill_hub()
+    for pid in _box_processes(key):
+        os.kill(pid, signal.SIGKILL)
+    shaken.run("hub", "start")
+    shaken.until("it is told as lost", lambda: shaken.view("gone").get("box_state") == "lost")
+    assert shaken.view("gone")["state"] in ("unknown", "failed")
+    shaken.run("destroy", "--yes", "gone")
+    assert shaken.leaks() == []
+
+
+def _box_processes(key: str) -> list[int]:
+    """Every process of a box, by its cgroup."""
+    found = []
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            text = open(f"/proc/{pid}/cgroup").read()
+        except OSError:
+            continue
+        if key in text:
+            found.append(int(pid))
+    assert found, "the box has no process"
+    return found
