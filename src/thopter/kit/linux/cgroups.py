@@ -31,7 +31,7 @@ class Hierarchy:
 
 class Cgroups:
     """The groups of one family on all hierarchies that are of use. Blocking; calls take well under
-    a millisecond except :meth:`kill` and :meth:`remove`, which wait for processes to go."""
+    a millisecond except :meth:`kill` and :meth:`destroy`, which wait for processes to go."""
 
     def __init__(self, hierarchies: Iterable[Hierarchy]) -> None:
         self.hierarchies = tuple(hierarchies)
@@ -48,7 +48,7 @@ class Cgroups:
         """True when a group can be stopped as a whole."""
         return self._freezer is not None
 
-    def make(self, name: str, memory_bytes: int, pids: int, cpus: float) -> list[str]:
+    def make(self, name: str, memory_bytes: int = 0, pids: int = 0, cpus: float = 0) -> list[str]:
         """Make group ``name`` with its limits (0 = none); returns the folders that a process must
         join (write itself to ``cgroup.procs``). Idempotent."""
         made = []
@@ -164,10 +164,21 @@ class Cgroups:
             with contextlib.suppress(OSError):
                 self._set_frozen(name, False)
 
-    def remove(self, name: str) -> None:
-        """Remove the (empty) group everywhere; the kernel may need a moment after the last process."""
-        for h in self.hierarchies:
-            _rmdir(h.group(name))
+    def destroy(self, name: str, seconds: float = 10.0) -> None:
+        """Kill everything in the group and remove it, also when somebody joins at that very moment.
+
+        Raises TimeoutError. Gone already = success.
+        """
+        deadline = time.monotonic() + seconds
+        pause = 0.0005
+        while True:
+            self.kill(name, max(0.0, deadline - time.monotonic()))
+            if all([_rmdir(h.group(name)) for h in self.hierarchies]):
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"control group {name} stays busy")
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.05)
 
     def remove_family(self) -> None:
         """Remove the family's own folders when no group is left in them."""
@@ -176,18 +187,16 @@ class Cgroups:
                 os.rmdir(h.family)
 
 
-def _rmdir(path: str, seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            os.rmdir(path)
-            return
-        except FileNotFoundError:
-            return
-        except OSError as e:
-            if e.errno != errno.EBUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.002)
+def _rmdir(path: str) -> bool:
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        return True
+    except OSError as e:
+        if e.errno != errno.EBUSY:
+            raise
+        return False
+    return True
 
 
 def _limit_v1(group: str, controllers: frozenset[str], memory: int, pids: int, cpus: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 
 def stat_fields(pid: int) -> list[bytes]:
@@ -26,6 +27,17 @@ def alive(pid: int, start: int) -> bool:
     except (OSError, IndexError):
         return False
     return int(fields[19]) == start and fields[0] not in (b"Z", b"X")
+
+
+def wait_gone(pid: int, start: int, seconds: float) -> None:
+    """Block until that process is gone or a zombie. Raises TimeoutError."""
+    deadline = time.monotonic() + seconds
+    pause = 0.0005
+    while alive(pid, start):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"process {pid} does not end")
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.05)
 
 
 def boot_id() -> str:

@@ -7,6 +7,9 @@ becomes. The first process mounts /proc (only a member of the pid namespace can)
 box's own user namespace; the builder maps its ids, mounts the rest (idmapped by that very
 namespace) and pivots both of them. Until the builder says go, the first process only waits, and it
 ends if the builder does: nothing half-made can run.
+
+A builder does the first half before it knows which box it will make: joining a cgroup costs an RCU
+grace period (5-12 ms measured), and a spare builder has that behind it.
 """
 
 from __future__ import annotations
@@ -16,69 +19,95 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from typing import NoReturn
 
 from thopter.kit import failpoint
 from thopter.kit.linux import calls, procs
-from thopter.providers.local import rootfs, walls
-from thopter.providers.local.order import Order
+from thopter.providers.local import outer, rootfs, walls
+from thopter.providers.local.fdline import Line, failure, send
+from thopter.providers.local.order import Half, Order
 
+LOG = "/run/thopter/boxd.log"  # inside the box, in its own memory
 _SPACES = (
     calls.CLONE_NEWNS | calls.CLONE_NEWPID | calls.CLONE_NEWIPC | calls.CLONE_NEWUTS
     | calls.CLONE_NEWNET | calls.CLONE_NEWCGROUP
 )  # fmt: skip
-LOG = "/run/thopter/boxd.log"  # inside the box, in its own memory
 _OOM_SCORE = 300  # when the machine itself runs out of memory, boxes go before the rest of it
 
-Run = Callable[[dict[str, object]], None]
+Run = Callable[[dict[str, object]], object]
 
 
-class Newborn:
-    """A box that waits for its first breath: send ``b"g"`` on ``line``."""
+def builder(line: socket.socket, half: Half, code: bytes, run: Run) -> NoReturn:
+    """The whole life of a builder process: get ready, wait for an order on ``line``, make the box,
+    report, wait for ``k``, let the box breathe. On any error it reports and ends, and so does all
+    it made."""
+    status = 1
+    try:
+        first, line_to_first = _half(half, code, run)
+        talk = Line(line)
+        raw = talk.wait()
+        if raw is not None:
+            order = Order(raw)
+            start = procs.start_time(first)
+            listeners = _finish(half, order, first, line_to_first, talk.take_fds())
+            ports = sorted(listeners)
+            send(line, {"pid": first, "start": start, "ports": ports}, [listeners[p].fileno() for p in ports])
+            failpoint.hit("birth.reported")
+            if line.recv(1) == b"k":
+                send(line_to_first, {"go": True})
+                status = 0
+    except BaseException as e:  # noqa: BLE001 - told to the zygote, which tells the hub
+        with contextlib.suppress(OSError):
+            send(line, failure(e))
+    finally:
+        os._exit(status)
 
-    def __init__(
-        self, pid: int, start: int, listeners: dict[int, socket.socket], line: socket.socket
-    ) -> None:
-        self.pid, self.start, self.listeners, self.line = pid, start, listeners, line
 
-
-def build(
-    order: Order, boxd_fd: int, mapper: Callable[[], None] | None, filter_code: bytes, run: Run
-) -> Newborn:
-    """Make the box up to the point of no return.
-
-    ``mapper``: for an ordinary user, enters the outer user namespace first. Raises OSError; the
-    caller then exits and nothing of the box is left.
-    """
-    _join(order)
-    if mapper is not None:
-        mapper()
+def _half(half: Half, code: bytes, run: Run) -> tuple[int, socket.socket]:
+    """All that no order is needed for. Returns the box's first process and the line to it."""
+    for path in half.cgroups:
+        _write(f"{path}/cgroup.procs", "0")
+    with contextlib.suppress(PermissionError):  # an outer sandbox set a floor; then it stays
+        _write("/proc/self/oom_score_adj", str(_OOM_SCORE))
+    if half.user:
+        outer.enter(half.user)
     calls.unshare(_SPACES)
     rootfs.make_private()
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
         ours.close()
-        _first(order, boxd_fd, theirs, filter_code, run)
+        _first(theirs, half, code, run)
     theirs.close()
-    _expect(ours, b"u")
-    start = procs.start_time(pid)
-    userns = _map_ids(pid, order)
-    failpoint.hit("birth.mapped")
-    root = rootfs.assemble(order, userns)
-    listeners = _network(order)
-    calls.sethostname(order.name)
+    # Loopback only: there is no route and there never will be.
+    calls.loopback_up()
+    _write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
+    rootfs.stage_dev_and_run(half)
+    _hear(ours, "user")
+    for kind in ("uid_map", "gid_map"):
+        _write(f"/proc/{pid}/{kind}", f"0 {half.base} {half.count}\n")
+    send(ours, {"mapped": True})
+    return pid, ours
+
+
+def _finish(
+    half: Half, order: Order, first: int, line: socket.socket, fds: list[int]
+) -> dict[int, socket.socket]:
+    if len(fds) != 1:
+        raise ValueError("an order comes with exactly one listening socket")
+    failpoint.hit("birth.ordered")
+    userns = os.open(f"/proc/{first}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    root = rootfs.assemble(half, order, userns)
     os.close(userns)
+    # The gateways' sockets are opened in the box's network namespace and leave by descriptor.
+    listeners = {port: listen_here(port) for port in order.ports}
+    calls.sethostname(order.name)
     calls.pivot_into(root)
-    ours.sendall(b"p")
-    _expect(ours, b"r")
-    return Newborn(pid, start, listeners, ours)
-
-
-def _join(order: Order) -> None:
-    for path in order.cgroups:
-        _write(f"{path}/cgroup.procs", "0")
-    with contextlib.suppress(PermissionError):  # an outer sandbox set a floor; then it stays
-        _write("/proc/self/oom_score_adj", str(_OOM_SCORE))
+    failpoint.hit("birth.pivoted")
+    send(line, {"config": order.config}, fds)
+    os.close(fds[0])
+    _hear(line, "ready")
+    return listeners
 
 
 def _write(path: str, text: str) -> None:
@@ -89,20 +118,6 @@ def _write(path: str, text: str) -> None:
         raise OSError(e.errno, f"{path} = {text!r}: {e.strerror}") from None
     finally:
         os.close(fd)
-
-
-def _map_ids(pid: int, order: Order) -> int:
-    for kind in ("uid_map", "gid_map"):
-        _write(f"/proc/{pid}/{kind}", f"0 {order.base} {order.count}\n")
-    return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _network(order: Order) -> dict[int, socket.socket]:
-    """Loopback only: there is no route and there never will be. The gateways' sockets are opened
-    here, in the box's network namespace, and leave by descriptor."""
-    calls.loopback_up()
-    _write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
-    return {port: listen_here(port) for port in order.ports}
 
 
 def listen_here(port: int) -> socket.socket:
@@ -119,46 +134,59 @@ def listen_here(port: int) -> socket.socket:
     return s
 
 
-def _expect(line: socket.socket, letter: bytes) -> None:
-    got = line.recv(1)
-    if got == letter:
-        return
-    if got == b"!":
-        raise OSError(5, line.recv(4096).decode("utf-8", "replace"))
-    raise OSError(5, f"the box's first process ended before it said {letter.decode()!r}")
+def _hear(line: socket.socket, word: str) -> None:
+    said = Line(line).wait()
+    if said is None:
+        raise OSError(5, f"the box's first process ended before it was at {word!r}")
+    if "error" in said:
+        raise OSError(int(str(said["errno"])) or 5, str(said["error"]))
+    if word not in said:
+        raise OSError(5, f"the box's first process said {said} instead of {word!r}")
 
 
-def _first(order: Order, boxd_fd: int, line: socket.socket, filter_code: bytes, run: Run) -> None:
-    """The box's pid 1. Never returns."""
+def _first(line: socket.socket, half: Half, code: bytes, run: Run) -> NoReturn:
+    """The box's pid 1."""
     try:
-        rootfs.mount_proc(order)
+        rootfs.stage_proc(half)
         calls.unshare(calls.CLONE_NEWUSER)
-        line.sendall(b"u")
-        if line.recv(1) != b"p":
+        send(line, {"user": True})
+        talk = Line(line)
+        if talk.wait() is None:
             os._exit(1)
-        _become_root_of_box(order, (boxd_fd, line.fileno()))
-        walls.close_the_door(filter_code)
-        line.sendall(b"r")
-        if line.recv(1) != b"g":
+        _become_root_of_box(half.count > 1)
+        walls.close_the_door(code)
+        orders = talk.wait()
+        if orders is None:
+            os._exit(1)
+        (boxd,) = talk.take_fds()
+        _settle((boxd, line.fileno()))
+        send(line, {"ready": True})
+        if talk.wait() is None:
             os._exit(1)
         line.close()
-    except BaseException as e:  # noqa: BLE001 - this process has nobody else to tell
-        try:
-            line.sendall(b"!" + f"{type(e).__name__}: {e}".encode()[:4000])
-        finally:
-            os._exit(1)
+        config = orders["config"]
+        assert isinstance(config, dict)
+    except BaseException as e:  # noqa: BLE001 - this process has only its builder to tell
+        with contextlib.suppress(OSError):
+            send(line, failure(e))
+        os._exit(1)
     try:
-        run({**order.config, "listen_fd": boxd_fd})
+        run({**config, "listen_fd": boxd})
     finally:
         os._exit(1)
 
 
-def _become_root_of_box(order: Order, keep: tuple[int, ...]) -> None:
-    os.chdir("/")
-    if order.count > 1:
+def _become_root_of_box(many: bool) -> None:
+    if many:  # with one id only, the kernel does not let go of the others
         os.setgroups([])
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
+    calls.retitle("thopter-box")
+
+
+def _settle(keep: tuple[int, ...]) -> None:
+    """Be at home in the new root: nothing of the zygote is left open."""
+    os.chdir("/")
     calls.close_all_but(keep)
     os.umask(0o022)
     null = os.open("/dev/null", os.O_RDWR)
@@ -171,4 +199,3 @@ def _become_root_of_box(order: Order, keep: tuple[int, ...]) -> None:
             os.close(fd)
     for number in (signal.SIGPIPE, signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    calls.set_name("thopter-box")

@@ -17,6 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+from msgspec import Struct
+
 from thopter.kit import failpoint
 from thopter.kit.linux import cgroups, procs
 from thopter.kit.paths import Paths, private_dir
@@ -27,12 +30,24 @@ from thopter.model.nouns import BoxState, Isolation
 from thopter.model.sockets import BoxSpec, Caps, GoldenPart
 from thopter.providers.local import curated, goldens, order
 from thopter.providers.local.birth import LOG
+from thopter.providers.local.modes import Mode
 from thopter.providers.local.nursery import listen_unix
 from thopter.providers.local.pool import Pool
 from thopter.providers.local.record import Record, Records
-from thopter.providers.local.uids import SIZE, Ranges
+from thopter.providers.local.spares import Spare, Spares
+from thopter.providers.local.uids import Ranges
 
 _GIB = 1 << 30
+
+
+class Birth(Struct, frozen=True):
+    """A box about to be made: what to ask of the zygote, with boxd's listening socket; ``after`` is
+    the spare builder that the same request orders."""
+
+    record: Record
+    ask: dict[str, Any]
+    boxd: socket.socket
+    after: Spare | None
 
 
 class Maker:
@@ -49,6 +64,7 @@ class Maker:
         self.stages = paths.state / "zygote"
         self.pool = Pool(paths.state / "pool")
         self.ranges = Ranges(paths.state)
+        self.spares = Spares(self.ranges)
         self._groups: cgroups.Cgroups | None = None
         self._mask: str | None = None
         self._once = threading.Lock()
@@ -76,7 +92,8 @@ class Maker:
         if self.shelf.read(goldens.BASE) is None:
             self.build_plain(goldens.BASE, ())
         self._mask = self.shelf.current_mask()
-        assert self.groups is not None
+        self.ranges.know(r.base for r in self.records.all())
+        self.groups.limits  # noqa: B018 - detected now rather than at the first box
 
     def build_plain(self, name: str, parts: Sequence[GoldenPart]) -> list[str]:
         """Build a golden without parts."""
@@ -107,30 +124,41 @@ class Maker:
         """The unix socket of the box's boxd."""
         return self.paths.runtime / "b" / f"{key}.sock"
 
-    def prepare(self, spec: BoxSpec, token: str) -> tuple[Record, dict[str, Any], socket.socket]:
+    def prepare(self, spec: BoxSpec, mode: Mode, token: str) -> Birth:
         """Record the box, then make all that the zygote needs. On an error call :meth:`remove`."""
         check_name(spec.name)
         golden = self.shelf.resolve(spec.golden)
-        base = self.ranges.take(r.base for r in self.records.all()) if self.root else 0
+        spare, after = self.spares.take(mode)
         record = Record(
-            key=spec.key, name=spec.name, phase="creating", golden=golden,
-            isolation=Isolation.NAMESPACES_IDMAPPED,
-            created_ms=_now_ms(), base=base, count=SIZE if self.root else 1, ports=spec.ports,
-            tags=dict(spec.tags), limits=spec.limits, hook_token=token,
+            key=spec.key, name=spec.name, phase="creating", isolation=mode.isolation, golden=golden,
+            created_ms=_now_ms(), group=spare.group, base=spare.base,
+            count=mode.count, ports=spec.ports, tags=dict(spec.tags), limits=spec.limits, hook_token=token,
         )  # fmt: skip
-        self.records.write(record)
-        failpoint.hit("ensure.recorded")
         try:
-            folder = self.pool.make(spec.key, base, spec.limits)
+            self.records.write(record)
+            failpoint.hit("ensure.recorded")
+            folder = self.pool.make(spec.key, record.base, spec.limits)
             self._write_names(folder, record)
             failpoint.hit("ensure.folder")
             limits = spec.limits
-            joined = self.groups.make(spec.key, limits.memory_bytes, limits.pids, limits.cpus)
+            joined = self.groups.make(spare.group, limits.memory_bytes, limits.pids, limits.cpus)
             failpoint.hit("ensure.cgroup")
             boxd = listen_unix(self.socket_path(spec.key))
         except OSError as e:
+            self.spares.spoil(after)
             raise ProviderError(f"the box's folders can't be made: {e}") from None
-        return record, self._order(record, folder, joined, dict(spec.native)), boxd
+        ask = {
+            "op": "create", "key": record.key, "order": self._order(record, folder, dict(spec.native)),
+            "half": self._half(spare, joined, mode),
+            "next": self._half(after, self.groups.make(after.group), mode) if after else None,
+        }  # fmt: skip
+        return Birth(record=record, ask=ask, boxd=boxd, after=after)
+
+    def _half(self, spare: Spare, joined: list[str], mode: Mode) -> dict[str, Any]:
+        return {
+            "group": spare.group, "base": spare.base, "count": mode.count, "cgroups": joined,
+            "user": mode.user, "stages": str(self.stages),
+        }  # fmt: skip
 
     def _write_names(self, folder: Path, record: Record) -> None:
         etc = folder / "root/upper/etc"
@@ -146,31 +174,26 @@ class Maker:
             for path in (etc, *(etc / name for name in texts)):
                 os.chown(path, record.base, record.base)
 
-    def _order(
-        self, record: Record, folder: Path, joined: list[str], native: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _order(self, record: Record, folder: Path, native: dict[str, Any]) -> dict[str, Any]:
         extra = native.get("boxd")
         config = {
             **(extra if isinstance(extra, dict) else {}),
             "name": record.name, "key": record.key, "hook_token": record.hook_token,
         }  # fmt: skip
         memory = record.limits.memory_bytes or 4 * _GIB
+        state = self.paths.state
         return {
-            "op": "create", "key": record.key, "name": record.name, "base": record.base,
-            "count": record.count,
-            "stages": str(self.stages), "goldens": str(self.shelf.folder), "golden": record.golden,
-            "mask": f".masks/{self._mask}", "folder": str(folder), "idmapped": self.root,
-            "userxattr": not self.root, "tmp_bytes": max(memory // 2, 64 << 20),
-            "shm_bytes": max(min(memory // 4, _GIB), 16 << 20), "cgroups": joined,
+            "name": record.name, "mark": f"{self.family}:{record.key}", "state": str(state),
+            "goldens": str(self.shelf.folder.relative_to(state)), "golden": record.golden,
+            "mask": f".masks/{self._mask}", "folder": str(folder.relative_to(state)),
+            "tmp_bytes": max(memory // 2, 64 << 20), "shm_bytes": max(min(memory // 4, _GIB), 16 << 20),
             "ports": list(record.ports), "config": config,
         }  # fmt: skip
 
     def confirm(self, record: Record, pid: int, start: int) -> Record:
-        """The box lives: say so in its record."""
-        import msgspec
-
+        """The box lives: say so in its record (the caller makes it durable)."""
         made = msgspec.structs.replace(record, phase="made", pid=pid, start=start, boot=procs.boot_id())
-        self.records.write(made, durable=False)
+        self.records.write(made)
         return made
 
     def last_log_line(self, pid: int) -> str:
@@ -195,11 +218,11 @@ class Maker:
             return BoxState.CREATING
         if not self.alive(record):
             return BoxState.LOST
-        return BoxState.FROZEN if self.groups.frozen(record.key) else BoxState.READY
+        return BoxState.FROZEN if self.groups.frozen(record.group) else BoxState.READY
 
     def set_frozen(self, record: Record, frozen: bool) -> None:
         """Freeze or thaw. Raises TimeoutError."""
-        (self.groups.freeze if frozen else self.groups.thaw)(record.key)
+        (self.groups.freeze if frozen else self.groups.thaw)(record.group)
 
     # --------------------------------------------------------------------------------- death
 
@@ -207,21 +230,26 @@ class Maker:
         """End and remove everything of ``key``, made or half-made. Idempotent; the record goes last,
         so that a removal cut short is finished by the next one."""
         record = self.records.read(key)
-        try:
-            self.groups.kill(key)
-        except TimeoutError as e:
-            raise ProviderError(str(e)) from None
-        if record is not None and self.alive(record):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(record.pid, signal.SIGKILL)
-        failpoint.hit("destroy.killed")
+        if record is not None:
+            self._end_processes(record)
+            failpoint.hit("destroy.killed")
         self.socket_path(key).unlink(missing_ok=True)
         self.pool.remove(key)
         failpoint.hit("destroy.folder")
-        self.groups.remove(key)
         if record is not None and record.base:
             self.ranges.give_back(record.base)
         self.records.remove(key)
+
+    def _end_processes(self, record: Record) -> None:
+        try:
+            if record.group:
+                self.groups.destroy(record.group)
+            if self.alive(record):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(record.pid, signal.SIGKILL)  # the first process: all others go with it
+                procs.wait_gone(record.pid, record.start, 10.0)
+        except TimeoutError as e:
+            raise ProviderError(f"box {record.key} can't be ended: {e}") from None
 
     def dismantle(self) -> None:
         """Give back what no box needs any more."""

@@ -43,15 +43,16 @@ class Nursery:
         self._version = code_version()
         self._starting = asyncio.Lock()
 
-    async def ready(self) -> None:
-        """See to it that a zygote of this very code answers. Idempotent.
+    async def ready(self) -> list[dict[str, Any]]:
+        """See to it that a zygote of this very code answers; returns what its spare
+        builders were ordered with. Idempotent.
 
         One of other code hands over its listening sockets and ends; its boxes go on.
         """
         async with self._starting:
             old = await self._ping()
             if old is not None and old["version"] == self._version:
-                return
+                return list(old["spares"])
             held = await self._collect(old["boxes"]) if old is not None else {}
             await self._spawn()
             for key, sockets in held.items():
@@ -61,6 +62,7 @@ class Nursery:
                 finally:
                     for s in sockets.values():
                         s.close()
+        return []
 
     async def _ping(self) -> dict[str, Any] | None:
         try:
@@ -103,6 +105,13 @@ class Nursery:
         if process.returncode != 0 or await self._ping() is None:
             words = said.decode("utf-8", "replace").strip().splitlines()
             raise ProviderError("the zygote did not start: " + (words[-1] if words else "it said nothing"))
+
+    async def tell(self, body: dict[str, Any]) -> None:
+        """Ask once, but start no zygote for it: without one NotNow."""
+        try:
+            await self._talk(body)
+        except OSError as e:
+            raise NotNow(f"the zygote does not answer: {e}") from None
 
     async def stop(self) -> None:
         """End the zygote, if there is one. Its boxes go on, their gateways' doors close."""

@@ -1,42 +1,65 @@
-"""What the hub tells the zygote about one box to be born: a flat JSON object, checked on arrival."""
+"""What the hub tells the zygote about one box to be born: flat JSON objects, checked on arrival.
+
+A box is made in two halves. A :class:`Half` holds what is known before anybody wants the box.
+"""
 
 from __future__ import annotations
 
-STAGES = ("root", "golden", "usr", "proc")
+STAGES = ("root", "golden", "usr", "proc", "dev", "run")
 
 
-class Order:
-    """One box to make. All folders named here exist already and belong to the right ids.
+class Half:
+    """What a spare builder needs.
 
+    ``group``: its name. ``cgroups``: folders to join. ``user``: see ``outer.py``; empty as root.
     ``base``/``count``: the ids inside the box as numbers outside. ``stages``: a folder with one
-    empty folder for each of :data:`STAGES`, used as mount points inside the box's own namespace.
-    ``outer``: who an ordinary user is (see ``outer.py``); empty as root. ``config`` goes to boxd unread.
+    empty folder for each of :data:`STAGES`, mount points inside the box's own namespace.
     """
 
     def __init__(self, raw: dict[str, object]) -> None:
-        self.key = _text(raw, "key")
-        self.name = _text(raw, "name")
+        self.group = _text(raw, "group")
+        self.stages = _text(raw, "stages")
         self.base = _number(raw, "base")
         self.count = _number(raw, "count")
-        self.stages = _text(raw, "stages")
-        self.goldens = _text(raw, "goldens")
-        self.golden = _text(raw, "golden")
-        self.mask = _text(raw, "mask")
-        self.folder = _text(raw, "folder")
-        self.idmapped = raw.get("idmapped") is True
-        self.userxattr = raw.get("userxattr") is True
-        self.tmp_bytes = _number(raw, "tmp_bytes")
-        self.shm_bytes = _number(raw, "shm_bytes")
-        self.cgroups = [str(c) for c in _list(raw, "cgroups")]
-        self.ports = [int(str(p)) for p in _list(raw, "ports")]
-        outer = raw.get("outer")
-        self.outer: dict[str, object] = dict(outer) if isinstance(outer, dict) else {}
-        config = raw.get("config")
-        self.config: dict[str, object] = dict(config) if isinstance(config, dict) else {}
+        cgroups, user = raw["cgroups"], raw["user"]
+        if not (isinstance(cgroups, list) and isinstance(user, dict)):
+            raise ValueError("half needs cgroups and user")
+        self.cgroups = [str(c) for c in cgroups]
+        self.user: dict[str, object] = dict(user)
+        self.raw = raw
+
+    @property
+    def idmapped(self) -> bool:
+        """True when each box has ids of its own, mapped onto its files."""
+        return not self.user
 
     def stage(self, name: str) -> str:
         """The staging folder ``name``."""
         return f"{self.stages}/{name}"
+
+
+class Order:
+    """The other half. Folders exist already and belong to the right ids; they are relative to
+    ``state``, the hub's state folder (so that a box's /proc/mounts does not tell where it is).
+
+    ``mark``: shown as the source of the box's mounts, by which it is known for good.
+    ``config`` goes to boxd unread.
+    """
+
+    def __init__(self, raw: dict[str, object]) -> None:
+        self.name = _text(raw, "name")
+        self.mark = _text(raw, "mark")
+        self.state = _text(raw, "state")
+        self.goldens = _text(raw, "goldens")
+        self.golden = _text(raw, "golden")
+        self.mask = _text(raw, "mask")
+        self.folder = _text(raw, "folder")
+        self.tmp_bytes = _number(raw, "tmp_bytes")
+        self.shm_bytes = _number(raw, "shm_bytes")
+        ports = raw.get("ports")
+        self.ports = [int(p) for p in ports] if isinstance(ports, list) else []
+        config = raw.get("config")
+        self.config: dict[str, object] = dict(config) if isinstance(config, dict) else {}
 
 
 def _text(raw: dict[str, object], key: str) -> str:
@@ -50,11 +73,4 @@ def _number(raw: dict[str, object], key: str) -> int:
     value = raw.get(key)
     if not isinstance(value, int) or value < 0:
         raise ValueError(f"{key} = {value!r} is not a count")
-    return value
-
-
-def _list(raw: dict[str, object], key: str) -> list[object]:
-    value = raw.get(key)
-    if not isinstance(value, list):
-        raise ValueError(f"{key} = {value!r} is not a list")
     return value

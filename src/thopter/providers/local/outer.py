@@ -7,71 +7,25 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable
 
 from thopter.kit.linux import calls
 
-_NS_GET_PARENT = 0xB702
 _NS_GET_USERNS = 0xB701
 
 
-def mapper(spec: dict[str, object]) -> Callable[[], None]:
-    """Return the function with which a builder enters its outer user namespace.
+def enter(user: dict[str, object]) -> None:
+    """Enter a new user namespace as its root; ``user`` says who we are (``uid``, ``gid``).
 
-    ``spec``: ``uid``, ``gid`` (who we are) and, where newuidmap may be used, ``subuid``/``subgid``:
-    ``[first, count]``.
+    Only that one id exists inside: the box is "root" with the powers of the user. Raises OSError.
     """
-
-    def enter() -> None:
-        uid, gid = int(str(spec["uid"])), int(str(spec["gid"]))
-        helper = _Helper(spec) if "subuid" in spec else None
-        calls.unshare(calls.CLONE_NEWUSER)
-        if helper is not None:
-            helper.map()
-        else:
-            _write("/proc/self/setgroups", "deny")
-            _write("/proc/self/uid_map", f"0 {uid} 1\n")
-            _write("/proc/self/gid_map", f"0 {gid} 1\n")
-            # Without this the process would stay undumpable and its own /proc files root's.
-            calls.prctl(calls.PR_SET_DUMPABLE, 1)
-        os.setresgid(0, 0, 0)
-        os.setresuid(0, 0, 0)
-        calls.prctl(calls.PR_SET_DUMPABLE, 1)
-
-    return enter
-
-
-class _Helper:
-    """A child outside the new namespace that runs newuidmap and newgidmap (setuid programs)."""
-
-    def __init__(self, spec: dict[str, object]) -> None:
-        here = os.getpid()
-        go_read, self._go = os.pipe2(os.O_CLOEXEC)
-        self._child = os.fork()
-        if self._child:
-            os.close(go_read)
-            return
-        code = 1
-        try:
-            os.close(self._go)
-            os.read(go_read, 1)
-            code = 0
-            for tool, own, sub in (("newuidmap", "uid", "subuid"), ("newgidmap", "gid", "subgid")):
-                extra = spec[sub]
-                assert isinstance(extra, list)
-                argv = [tool, str(here), "0", str(spec[own]), "1", "1", str(extra[0]), str(extra[1])]
-                code |= os.waitstatus_to_exitcode(
-                    os.waitpid(os.posix_spawnp(tool, argv, {"PATH": os.defpath}), 0)[1]
-                )
-        finally:
-            os._exit(code)
-
-    def map(self) -> None:
-        """Have the ids mapped; raises OSError when the tools refuse."""
-        os.write(self._go, b"g")
-        os.close(self._go)
-        if os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1]) != 0:
-            raise OSError(1, "newuidmap or newgidmap refused (see /etc/subuid and /etc/subgid)")
+    calls.unshare(calls.CLONE_NEWUSER)
+    _write("/proc/self/setgroups", "deny")
+    _write("/proc/self/uid_map", f"0 {user['uid']} 1\n")
+    _write("/proc/self/gid_map", f"0 {user['gid']} 1\n")
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    # The change of credentials made our own /proc files somebody else's.
+    calls.prctl(calls.PR_SET_DUMPABLE, 1)
 
 
 def _write(path: str, text: str) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 from thopter.model.nouns import Limits
+from thopter.providers.local.trees import remove_tree
 
 LAYERS = ("root", "usr")
 
@@ -53,25 +53,3 @@ class Pool:
 
     def close(self) -> None:
         """Let go of the place when no box is left."""
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a tree that a box wrote, whatever modes it set; follows no link."""
-
-    def unlock(function: object, name: str, error: BaseException) -> None:
-        if isinstance(error, FileNotFoundError):
-            return
-        if not isinstance(error, PermissionError):
-            raise error
-        parent = os.path.dirname(name)
-        os.chmod(parent, 0o700, follow_symlinks=False)
-        if os.path.isdir(name) and not os.path.islink(name):
-            os.chmod(name, 0o700)
-            shutil.rmtree(name, onerror=lambda f, n, e: unlock(f, n, e[1]))
-        else:
-            os.unlink(name)
-
-    if path.is_symlink():
-        path.unlink()
-        return
-    shutil.rmtree(path, onerror=lambda f, n, e: unlock(f, n, e[1]))

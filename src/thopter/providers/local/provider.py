@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -15,9 +16,9 @@ from typing import Any, ClassVar
 
 from thopter.kit.paths import Paths, find_paths
 from thopter.kit.settings import Settings
-from thopter.model.errors import NotFound, NotNow, ProviderError, TimedOut
+from thopter.model.errors import Ambiguous, NotFound, NotNow, ProviderError, TimedOut
 from thopter.model.sockets import BoxHandle, BoxSpec, Caps, GoldenPart, Leak, Stream
-from thopter.providers.local import hello, sweep
+from thopter.providers.local import hello, modes, sweep
 from thopter.providers.local.maker import Maker
 from thopter.providers.local.nursery import Nursery
 from thopter.providers.local.record import Record, check_key
@@ -44,7 +45,7 @@ class LocalProvider:
     async def start(self) -> None:
         """Make the folders, the zygote and the base golden. Idempotent."""
         await asyncio.to_thread(self._maker.start)
-        await self._nursery.ready()
+        self._maker.spares.know(await self._nursery.ready())
 
     async def close(self) -> None:
         """Nothing is held between calls; boxes and the zygote go on."""
@@ -76,23 +77,33 @@ class LocalProvider:
             return await self._create(spec)
 
     async def _create(self, spec: BoxSpec) -> BoxHandle:
-        token = secrets.token_urlsafe(24)
+        mode = modes.choices(os.geteuid(), os.getegid(), self._maker.settings.get("local.isolation"))[0]
         try:
-            record, order, boxd = await asyncio.to_thread(self._maker.prepare, spec, token)
-            with boxd:
-                born, sockets = await self._nursery.ask(order, (boxd.fileno(),))
-            for s in sockets:
-                s.close()
-            await self._first_words(spec.key, int(born["pid"]))
-            record = await asyncio.to_thread(
-                self._maker.confirm, record, int(born["pid"]), int(born["start"])
-            )
-        except BaseException:
+            birth = await asyncio.to_thread(self._maker.prepare, spec, mode, secrets.token_urlsafe(24))
+            try:
+                with birth.boxd:
+                    born, _ = await self._nursery.ask(birth.ask, (birth.boxd.fileno(),))
+                self._maker.spares.came(birth.after)
+            except BaseException:
+                self._maker.spares.spoil(birth.after)
+                raise
+            pid = int(born["pid"])
+            record = self._maker.confirm(birth.record, pid, int(born["start"]))
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._first_words(spec.key, pid))
+                both.create_task(asyncio.to_thread(self._maker.records.sync, spec.key))
+        except BaseException as e:
             await asyncio.to_thread(self._maker.remove, spec.key)
-            with contextlib.suppress(Exception):
-                await self._nursery.ask({"op": "forget", "key": spec.key})
+            await self._forget(spec.key)
+            if isinstance(e, ExceptionGroup):
+                raise e.exceptions[0] from None
             raise
         return self._handle(record)
+
+    async def _forget(self, key: str) -> None:
+        """Have the zygote drop the box's listening sockets; without a zygote there are none."""
+        with contextlib.suppress(NotNow, Ambiguous):
+            await self._nursery.tell({"op": "forget", "key": key})
 
     async def _first_words(self, key: str, pid: int) -> None:
         """Wait for boxd's hello; where it does not come, say what boxd logged."""
@@ -131,8 +142,7 @@ class LocalProvider:
         check_key(key)
         async with self._lock(key):
             await asyncio.to_thread(self._maker.remove, key)
-            with contextlib.suppress(NotNow):
-                await self._nursery.ask({"op": "forget", "key": key})
+            await self._forget(key)
 
     # ------------------------------------------------------------------------------ facets
 

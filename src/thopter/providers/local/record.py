@@ -39,6 +39,7 @@ class Record(Struct, frozen=True, kw_only=True):
     isolation: Isolation
     golden: str
     created_ms: int
+    group: str = ""  # name of its control group
     base: int = 0
     count: int = 1
     ports: tuple[int, ...] = ()
@@ -75,8 +76,8 @@ class Records:
         """Every readable record."""
         return [r for r in (self.read(key) for key in self.keys()) if r is not None]
 
-    def write(self, record: Record, durable: bool = True) -> None:
-        """Write it, replacing what was there. ``durable``: on the disk when this returns."""
+    def write(self, record: Record) -> None:
+        """Write it, replacing what was there; survives kill -9, and a power cut after :meth:`sync`."""
         folder = self.folder / record.key
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
@@ -84,11 +85,18 @@ class Records:
         fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             os.write(fd, msgspec.json.encode(record))
-            if durable:
-                os.fsync(fd)
         finally:
             os.close(fd)
         temp.rename(folder / "box.json")
+
+    def sync(self, key: str) -> None:
+        """On the disk, name and content, when this returns."""
+        for path in (self.folder / key / "box.json", self.folder / key, self.folder):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
 
     def remove(self, key: str) -> None:
         """Forget ``key``. Gone already = success."""

@@ -15,8 +15,6 @@ def find(maker: Maker, known: frozenset[str]) -> Sequence[Leak]:
         found.append(Leak(kind="directory", what=str(maker.records.folder / key), key=key))
     for key in maker.pool.names() - known:
         found.append(Leak(kind="directory", what=str(maker.pool.folder / key), key=key))
-    for key in maker.groups.names() - known:
-        found.append(Leak(kind="cgroup", what=key, key=key))
     return found
 
 

@@ -32,11 +32,15 @@ class Ranges:
         self._taken: set[int] = set()
         self._reserved = _foreign_ranges()
 
-    def take(self, used: Iterable[int]) -> int:
-        """Return a base that is neither in ``used`` nor handed out and not given back."""
+    def know(self, used: Iterable[int]) -> None:
+        """Take note of bases that boxes have already."""
+        with self._lock:
+            self._taken |= set(used)
+
+    def take(self) -> int:
+        """Return a base that no box has and nobody was given."""
         with self._lock:
             private_dir(self._registry)
-            self._taken |= set(used)
             for block in self._blocks():
                 for slot in range(_PER_BLOCK):
                     base = FIRST + (block * _PER_BLOCK + slot) * SIZE

@@ -10,104 +10,74 @@ see this machine's Python.
 
 from __future__ import annotations
 
-import array
-import json
+import contextlib
 import os
 import select
 import signal
 import socket
 import struct
+import time
+from typing import NoReturn
 
 from thopter.kit import failpoint
 from thopter.kit.linux import calls, procs
 from thopter.providers.local import birth, outer, walls
-from thopter.providers.local.order import Order
+from thopter.providers.local.fdline import Line, failure, send
+from thopter.providers.local.order import Half
 
-_MAX_LINE = 256 << 10
-_MAX_FDS = 64
+_SPARE_AFTER_S = 0.03  # the box just made gets the processors to itself first
 
 
-class Line:
-    """One client connection: bytes and descriptors that came in and are not used yet."""
+class Client(Line):
+    """A connection of the hub."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.data = b""
-        self.fds: list[int] = []
+        super().__init__(sock)
         self.builder: Builder | None = None
 
-    def read(self) -> bool:
-        """Take in what is there; False when the other side is gone or says too much."""
-        try:
-            data, ancillary, _, _ = self.sock.recvmsg(65536, socket.CMSG_SPACE(_MAX_FDS * 4))
-        except (ConnectionError, BlockingIOError) as e:
-            return isinstance(e, BlockingIOError)
-        for level, kind, raw in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                got = array.array("i")
-                got.frombytes(raw[: len(raw) - len(raw) % got.itemsize])
-                self.fds += got
-        self.data += data
-        return bool(data) and len(self.data) <= _MAX_LINE and len(self.fds) <= _MAX_FDS
-
-    def take_fds(self) -> list[int]:
-        """Hand over the descriptors that came with the request."""
-        fds, self.fds = self.fds, []
-        return fds
-
     def answer(self, body: dict[str, object], fds: list[int] | None = None) -> None:
-        """Send one line; a client that does not read is its own problem (the socket just closes)."""
+        """Send one line; a client that is gone or does not read is its own problem."""
         try:
-            send(self.sock, body, fds or [])
+            send(self.sock, body, fds)
         except OSError:
-            self.sock.close()
-
-    def close(self) -> None:
-        """Let go of everything that is still in it."""
-        for fd in self.take_fds():
-            os.close(fd)
-        self.sock.close()
+            self.sock.shutdown(socket.SHUT_RDWR)
 
 
-class Builder:
-    """A builder process at work for a client."""
+class Builder(Line):
+    """A builder process: a spare while ``client`` is None."""
 
-    def __init__(self, pid: int, key: str, sock: socket.socket, client: Line) -> None:
-        self.pid, self.key, self.client = pid, key, client
-        self.line = Line(sock)
-
-
-def send(sock: socket.socket, body: dict[str, object], fds: list[int]) -> None:
-    """Send one JSON line with ``fds``."""
-    raw = json.dumps(body).encode() + b"\n"
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    sent = sock.sendmsg([raw], rights)
-    if sent < len(raw):
-        sock.sendall(raw[sent:])
+    def __init__(self, pid: int, sock: socket.socket, half: Half) -> None:
+        super().__init__(sock)
+        self.pid = pid
+        self.half = half
+        self.key = ""
+        self.client: Client | None = None
 
 
 class Zygote:
-    """The loop. All its state is the listeners of its boxes."""
+    """The loop. Its state is the listeners of its boxes and its spare builders."""
 
     def __init__(self, server: socket.socket, version: str, run: birth.Run) -> None:
         self._server = server
         self._version = version
         self._run = run
-        self._filter = walls.program()
+        self._code = walls.program()
         self._listeners: dict[str, dict[int, socket.socket]] = {}
-        self._clients: dict[int, Line] = {}
+        self._clients: dict[int, Client] = {}
         self._builders: dict[int, Builder] = {}
+        self._spares: dict[str, Builder] = {}
+        self._wanted: list[tuple[float, Half]] = []
         self._poll = select.poll()
         self._poll.register(server, select.POLLIN)
 
-    def serve(self) -> None:
+    def serve(self) -> NoReturn:
         """Answer for ever."""
         wake, poke = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(poke)
         self._poll.register(wake, select.POLLIN)
         while True:
-            for fd, _ in self._poll.poll():
+            for fd, _ in self._poll.poll(self._patience()):
                 if fd == wake:
                     os.read(wake, 4096)
                     self._reap()
@@ -117,6 +87,14 @@ class Zygote:
                     self._hear_builder(self._builders[fd])
                 elif fd in self._clients:
                     self._hear_client(fd, self._clients[fd])
+            while self._wanted and self._wanted[0][0] <= time.monotonic():
+                _, half = self._wanted.pop(0)
+                self._spares[half.group] = self._fork(half)
+
+    def _patience(self) -> float | None:
+        if not self._wanted:
+            return None
+        return max(0.0, (self._wanted[0][0] - time.monotonic()) * 1000)
 
     def _reap(self) -> None:
         # Builders and, as this is their subreaper, the first processes of boxes.
@@ -138,40 +116,39 @@ class Zygote:
         if uid not in (0, os.getuid()):
             sock.close()
             return
-        self._clients[sock.fileno()] = Line(sock)
+        self._clients[sock.fileno()] = Client(sock)
         self._poll.register(sock, select.POLLIN)
 
-    def _hear_client(self, fd: int, client: Line) -> None:
+    def _hear_client(self, fd: int, client: Client) -> None:
         if not client.read():
             self._poll.unregister(fd)
             del self._clients[fd]
             if client.builder is not None:  # nobody wants the box any more
                 os.kill(client.builder.pid, signal.SIGKILL)
+                client.builder.client = None
             client.close()
             return
         while b"\n" in client.data and client.builder is None:
-            raw, _, client.data = client.data.partition(b"\n")
             try:
-                self._request(client, json.loads(raw))
+                self._request(client, client.take())
             except (OSError, ValueError, KeyError, TypeError) as e:
-                client.answer({"error": f"{type(e).__name__}: {e}", "errno": getattr(e, "errno", None) or 0})
+                client.answer(failure(e))
             for left in client.take_fds():
                 os.close(left)
 
-    def _request(self, client: Line, ask: dict[str, object]) -> None:
+    def _request(self, client: Client, ask: dict[str, object]) -> None:
         op = ask.get("op")
         if op == "ping":
-            client.answer({"pid": os.getpid(), "version": self._version, "boxes": sorted(self._listeners)})
+            boxes = sorted(self._listeners)
+            spares = [b.half.raw for b in self._spares.values()]
+            client.answer({"pid": os.getpid(), "version": self._version, "boxes": boxes, "spares": spares})
         elif op == "create":
             self._create(client, ask)
         elif op == "listen":
             self._listen(client, ask)
         elif op == "adopt":
-            ports = [int(str(p)) for p in _list(ask, "ports")]
             fds = client.take_fds()
-            self._listeners[str(ask["key"])] = {
-                port: socket.socket(fileno=fd) for port, fd in zip(ports, fds, strict=True)
-            }
+            self._keep(str(ask["key"]), _ports(ask), fds)
             client.answer({})
         elif op == "forget":
             self._forget(str(ask["key"]))
@@ -182,80 +159,69 @@ class Zygote:
         else:
             client.answer({"error": f"unknown request {op!r}", "errno": 0})
 
+    def _keep(self, key: str, ports: list[int], fds: list[int]) -> None:
+        self._forget(key)
+        self._listeners[key] = {p: socket.socket(fileno=fd) for p, fd in zip(ports, fds, strict=True)}
+
     def _forget(self, key: str) -> None:
         for sock in self._listeners.pop(key, {}).values():
             sock.close()
 
-    def _create(self, client: Line, ask: dict[str, object]) -> None:
-        order = Order(ask)
-        fds = client.take_fds()
-        if len(fds) != 1:
-            raise ValueError("create comes with exactly one listening socket")
+    def _create(self, client: Client, ask: dict[str, object]) -> None:
+        order, half, after = ask["order"], ask["half"], ask.get("next")
+        if not (isinstance(order, dict) and isinstance(half, dict)):
+            raise ValueError("create needs an order and a half")
+        mine = Half(half)
+        self._wanted = [w for w in self._wanted if w[1].group != mine.group]
+        builder = self._spares.pop(mine.group, None) or self._fork(mine)
+        builder.key, builder.client, client.builder = str(ask["key"]), client, builder
+        with contextlib.suppress(OSError):  # it died; its last words are still to be heard
+            send(builder.sock, order, client.fds)
+        if isinstance(after, dict):
+            self._wanted.append((time.monotonic() + _SPARE_AFTER_S, Half(after)))
+
+    def _fork(self, half: Half) -> Builder:
         ours, theirs = socket.socketpair()
         pid = os.fork()
         if pid == 0:
-            self._build(order, fds[0], theirs)
-        os.close(fds[0])
-        theirs.close()
-        builder = Builder(pid, order.key, ours, client)
-        client.builder = builder
-        self._builders[ours.fileno()] = builder
-        self._poll.register(ours, select.POLLIN)
-
-    def _build(self, order: Order, boxd_fd: int, line: socket.socket) -> None:
-        """The builder process. Never returns."""
-        code = 1
-        try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            calls.close_all_but((boxd_fd, line.fileno()))
+            calls.close_all_but((theirs.fileno(),))
             os.setsid()
-            mapper = outer.mapper(order.outer) if order.outer else None
-            box = birth.build(order, boxd_fd, mapper, self._filter, self._run)
-            ports = sorted(box.listeners)
-            fds = [box.listeners[p].fileno() for p in ports]
-            send(line, {"pid": box.pid, "start": box.start, "ports": ports}, fds)
-            failpoint.hit("birth.reported")
-            if line.recv(1) == b"k":
-                box.line.sendall(b"g")
-                code = 0
-        except BaseException as e:  # noqa: BLE001 - told to the zygote, which tells the hub
-            number = e.errno if isinstance(e, OSError) else 0
-            send(line, {"error": f"{e}" if number else f"{type(e).__name__}: {e}", "errno": number or 0}, [])
-        finally:
-            os._exit(code)
+            birth.builder(theirs, half, self._code, self._run)
+        theirs.close()
+        builder = Builder(pid, ours, half)
+        self._builders[ours.fileno()] = builder
+        self._poll.register(ours, select.POLLIN)
+        return builder
 
     def _hear_builder(self, builder: Builder) -> None:
-        line = builder.line
-        alive = line.read()
-        if alive and b"\n" not in line.data:
+        if builder.read() and b"\n" not in builder.data:
             return
-        self._poll.unregister(line.sock)
-        del self._builders[line.sock.fileno()]
-        builder.client.builder = None
-        if b"\n" in line.data:
-            report = json.loads(line.data)
-        else:
-            report = {"error": "the builder of the box was killed", "errno": 0}
-        if "error" not in report:
-            self._forget(builder.key)
-            self._listeners[builder.key] = {
-                port: socket.socket(fileno=fd)
-                for port, fd in zip(report["ports"], line.take_fds(), strict=True)
-            }
-            failpoint.hit("zygote.holds")
-            try:
-                line.sock.sendall(b"k")
-            except OSError:
-                self._forget(builder.key)
-                report = {"error": "the builder of the box was killed", "errno": 0}
-        line.close()
-        builder.client.answer(report)
+        self._poll.unregister(builder.sock)
+        del self._builders[builder.sock.fileno()]
+        self._spares = {g: b for g, b in self._spares.items() if b is not builder}
+        report: dict[str, object] = {"error": "the builder of the box was killed", "errno": 0}
+        if b"\n" in builder.data:
+            report = builder.take()
+        client = builder.client
+        if client is not None:
+            client.builder = None
+            if "error" not in report:
+                self._keep(builder.key, _ports(report), builder.take_fds())
+                failpoint.hit("zygote.holds")
+                try:
+                    builder.sock.sendall(b"k")
+                except OSError:
+                    self._forget(builder.key)
+                    report = {"error": "the builder of the box was killed", "errno": 0}
+            client.answer(report)
+        builder.close()
 
-    def _listen(self, client: Line, ask: dict[str, object]) -> None:
+    def _listen(self, client: Client, ask: dict[str, object]) -> None:
         key = str(ask["key"])
         held = self._listeners.setdefault(key, {})
-        ports = sorted(held) if ask["ports"] is None else [int(str(p)) for p in _list(ask, "ports")]
+        ports = sorted(held) if ask["ports"] is None else _ports(ask)
         missing = [p for p in ports if p not in held]
         if missing:
             held.update(listen_in(int(str(ask["pid"])), int(str(ask["start"])), missing))
@@ -278,30 +244,28 @@ def listen_in(pid: int, start: int, ports: list[int]) -> dict[int, socket.socket
             made = [birth.listen_here(p) for p in ports]
             send(theirs, {}, [s.fileno() for s in made])
         except BaseException as e:  # noqa: BLE001 - told to the parent below
-            send(theirs, {"error": str(e), "errno": getattr(e, "errno", None) or 0}, [])
+            send(theirs, failure(e))
         finally:
             os._exit(0)
     theirs.close()
     line = Line(ours)
-    while b"\n" not in line.data and line.read():
-        pass
+    report = line.wait() or {"error": "the helper was killed", "errno": 0}
     fds = line.take_fds()
     ours.close()
-    report = json.loads(line.data or b'{"error": "the helper was killed", "errno": 0}')
     if "error" in report:
-        raise OSError(report["errno"], report["error"])
+        raise OSError(int(str(report["errno"])) or 5, str(report["error"]))
     return {port: socket.socket(fileno=fd) for port, fd in zip(ports, fds, strict=True)}
 
 
-def _list(raw: dict[str, object], key: str) -> list[object]:
-    value = raw[key]
+def _ports(raw: dict[str, object]) -> list[int]:
+    value = raw["ports"]
     if not isinstance(value, list):
-        raise ValueError(f"{key} is not a list")
-    return value
+        raise ValueError("ports is not a list")
+    return [int(str(p)) for p in value]
 
 
-def main(server_fd: int, version: str, run: birth.Run) -> None:
-    """Become a daemon and serve on the listening socket ``server_fd``. Never returns."""
+def main(server_fd: int, version: str, run: birth.Run) -> NoReturn:
+    """Become a daemon and serve on the listening socket ``server_fd``."""
     if os.fork():
         os._exit(0)
     os.setsid()
@@ -316,7 +280,7 @@ def main(server_fd: int, version: str, run: birth.Run) -> None:
     calls.close_all_but((server_fd,))
     calls.new_session_keyring()
     calls.prctl(calls.PR_SET_CHILD_SUBREAPER, 1)
-    calls.set_name("thopter-zygote")
+    calls.retitle("thopter-zygote")
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     server = socket.socket(fileno=server_fd)
