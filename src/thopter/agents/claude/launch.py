@@ -1,0 +1,70 @@
+"""How Claude Code is started: its argv and exactly its environment."""
+
+from __future__ import annotations
+
+from thopter.agents.claude.clean import own_words
+from thopter.agents.claude.prepare import TOKEN_VARIABLE
+from thopter.model.errors import BadInput
+from thopter.model.sockets import Launch, LaunchContext
+
+BINARY = "/opt/thopter/claude/bin/claude"
+PROMPT_MAX = 100_000  # bytes; Linux refuses a single argument of 131072
+PLACEHOLDER = "thopter-placeholder"  # the model gateway puts the real credential in its place
+MODES = ("bypassPermissions", "acceptEdits", "default", "plan")
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def environment(ctx: LaunchContext) -> dict[str, str]:
+    """Everything the agent sees; no secret of the operator is ever among it."""
+    return {
+        "HOME": ctx.home,
+        "PATH": f"{ctx.home}/.local/bin:{_PATH}",
+        "TERM": "tmux-256color",
+        "LANG": "C.UTF-8",
+        "SHELL": "/bin/bash",
+        "IS_SANDBOX": "1",
+        "ANTHROPIC_BASE_URL": ctx.model_url,
+        "ANTHROPIC_AUTH_TOKEN": PLACEHOLDER,
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "CLAUDE_CODE_DISABLE_OFFICIAL_MARKETPLACE_AUTOINSTALL": "1",
+        "CLAUDE_CODE_DISABLE_ALTERNATE_SCREEN": "1",
+        "CLAUDE_CODE_DISABLE_TERMINAL_TITLE": "1",
+        "CLAUDE_CODE_DISABLE_FEEDBACK_SURVEY": "1",
+        "DISABLE_AUTOUPDATER": "1",
+        "THOPTER_NAME": ctx.name,
+        "THOPTER_RUN": ctx.run,
+        TOKEN_VARIABLE: ctx.box_token,
+    }
+
+
+def _options(ctx: LaunchContext) -> list[str]:
+    mode = str(ctx.settings.get("permission_mode") or "bypassPermissions")
+    if mode not in MODES:
+        raise BadInput(f"{mode!r} is not a permission mode of claude", hint=f"use one of {', '.join(MODES)}")
+    options = (
+        ["--permission-mode", mode] if mode != "bypassPermissions" else ["--dangerously-skip-permissions"]
+    )
+    model = str(ctx.settings.get("model") or "")
+    return [*options, *(["--model", model] if model else [])]
+
+
+def first_words(ctx: LaunchContext) -> list[str]:
+    """The prompt as arguments: the user's own words where they fit, else where to find them."""
+    if ctx.prompt.strip():
+        words = own_words(ctx.prompt)
+        if len(words.encode("utf-8", "surrogateescape")) <= PROMPT_MAX:
+            return ["--", words]
+    elif not ctx.prompt_file:
+        return []
+    return ["--", f"Read the file {ctx.prompt_file} to its end: it holds your task. Then do that task."]
+
+
+def fresh(ctx: LaunchContext) -> Launch:
+    """A new session with the id ``ctx.session``."""
+    argv = (BINARY, "--session-id", ctx.session, *_options(ctx), *first_words(ctx))
+    return Launch(argv=argv, env=environment(ctx), cwd=ctx.cwd)
+
+
+def again(ctx: LaunchContext) -> Launch:
+    """The session ``ctx.session`` as it was; it waits at its prompt."""
+    return Launch(argv=(BINARY, "--resume", ctx.session, *_options(ctx)), env=environment(ctx), cwd=ctx.cwd)

@@ -1,0 +1,36 @@
+"""What Claude Code's own status file says: ``~/.claude/sessions/<pid>.json``."""
+
+from __future__ import annotations
+
+from thopter.agents.claude.parse import load, moment, word
+from thopter.model.evidence import Evidence, Fact, Source
+from thopter.model.sockets import Reading
+
+_FACTS = {"busy": Fact.BUSY, "idle": Fact.IDLE, "shell": Fact.IDLE}
+_QUESTIONS = ("input needed", "dialog open")
+
+
+def read(path: str, content: bytes, seen_ms: int) -> Reading:
+    """Understand a status file; never raises. It is dated from when that status began, so reading
+    it again gives the same evidence with a later ``seen_ms``."""
+    data = load(content)
+    if isinstance(data, str):
+        return Reading(problem=f"status file {word(path)}: {data}")
+    session = word(data.get("sessionId"))
+    if data.get("kind", "interactive") != "interactive":
+        return Reading(session=session)  # a run without a terminal, such as a nested ``claude -p``
+    status, waiting_for = word(data.get("status")), word(data.get("waitingFor"))
+    since = moment(data.get("statusUpdatedAt")) or moment(data.get("updatedAt"))
+    if status == "waiting":
+        fact = Fact.QUESTION_ASKED if waiting_for in _QUESTIONS else Fact.PERMISSION_ASKED
+    elif status in _FACTS:
+        fact = _FACTS[status]
+    else:
+        return Reading(session=session, problem=f"status {status!r} is not known")
+    if since is None:
+        return Reading(session=session, problem="status file: it has no time")
+    said = f"status {status}" + (f": {waiting_for}" if waiting_for else "")
+    evidence = Evidence(
+        source=Source.SCREEN, fact=fact, at_ms=min(since, seen_ms), seen_ms=seen_ms, detail=said
+    )
+    return Reading(evidence=(evidence,), session=session)
