@@ -36,6 +36,7 @@ _EXECUTOR = "hub"
 _CONNECTIONS = 2
 _THREADS = 8
 _MEND_S = 1.0  # how often flows that lost their storage are looked after until they go on
+_LAST_WORDS_S = 5.0  # for what has ended to be written off before the engine stops
 _LISTED = ["PENDING", "ENQUEUED"]
 _ENDED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 
@@ -92,6 +93,7 @@ class Host:
         self._engine: sqlalchemy.Engine | None = None
         self._workflow: Callable[..., Any] | None = None
         self._running: set[str] = set()
+        self._ending: set[asyncio.Task[Any]] = set()  # bodies are over, DBOS writes its last word
 
     # ---------------------------------------------------------------------------- life
 
@@ -108,8 +110,11 @@ class Host:
         self._thread.start()
         try:
             await asyncio.wrap_future(started)
-        except sqlite.dbapi.Error as e:
-            raise sqlite.explain(e, self.path) from e
+        except Exception as e:
+            await asyncio.to_thread(self._thread.join)
+            if isinstance(e, sqlite.dbapi.Error):
+                raise sqlite.explain(e, self.path) from e
+            raise
 
     async def stop(self) -> None:
         """End every execution where it stands (unrecorded steps run again later) and let go."""
@@ -198,6 +203,8 @@ class Host:
 
     async def _let_go(self) -> None:
         logging.getLogger("dbos").setLevel(logging.CRITICAL)  # it warns of every task that we end
+        if self._ending:
+            await asyncio.wait(self._ending, timeout=_LAST_WORDS_S)
         tasks = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
@@ -257,6 +264,10 @@ class Host:
             return await self._on_hub(lambda: self._body(scope, kind, payload))
         finally:
             self._running.discard(scope.flow)
+            task = asyncio.current_task()
+            if task is not None:
+                self._ending.add(task)
+                task.add_done_callback(self._ending.discard)
 
     async def _on_hub(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         if self._hub.is_closed():
