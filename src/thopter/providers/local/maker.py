@@ -177,8 +177,8 @@ class Maker:
     def _order(self, record: Record, folder: Path, native: dict[str, Any]) -> dict[str, Any]:
         extra = native.get("boxd")
         config = {
-            **(extra if isinstance(extra, dict) else {}),
             "name": record.name, "key": record.key, "hook_token": record.hook_token,
+            **(extra if isinstance(extra, dict) else {}),  # the hub's own hook token, where it gives one
         }  # fmt: skip
         memory = record.limits.memory_bytes or 4 * _GIB
         state = self.paths.state
