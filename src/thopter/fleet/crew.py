@@ -27,6 +27,7 @@ from thopter.model.sockets import Confines
 
 log = logging.getLogger(__name__)
 
+_FIRST_WORDS_S = 1.5
 UP = (BoxState.READY, BoxState.FROZEN)
 OVER = (RunState.DONE, RunState.FAILED, RunState.STOPPED)
 
@@ -39,6 +40,7 @@ class Crew:
         deps.crew = self
         self.live: dict[str, LiveBox] = {}
         self.ready = False
+        self._ready = asyncio.Event()
         self._tasks: dict[str, list[asyncio.Task[None]]] = {}
         self._stack = AsyncExitStack()
         self._nursery = Nursery()
@@ -73,6 +75,19 @@ class Crew:
         for intent in missed:
             await self._acceptor.submit(intent)
         self.ready = True
+        await self._first_words()
+        self._ready.set()
+
+    async def _first_words(self) -> None:
+        """Give boxes a moment to answer, so that the first look already shows who is there."""
+        linked = [b.link(_FIRST_WORDS_S) for b in self.live.values() if b.box.state is BoxState.READY]
+        await asyncio.gather(*linked, return_exceptions=True)
+
+    async def settled(self, patience: float) -> None:
+        """Wait (at most ``patience`` seconds) until what was there before has been looked at."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._ready.wait()
 
     async def stop(self) -> None:
         """Let go of everything; agents work on, their boxes' gateways stay up."""

@@ -42,6 +42,7 @@ from thopter.store.events import EventFilter
 
 log = logging.getLogger(__name__)
 
+_PATIENCE_S = 2.0  # a hub that has just started is asked again only after it has looked around
 _LOG_KINDS = ("run.created", "run.state", "run.told", "box.state", "flow.step", "note")
 
 
@@ -117,6 +118,7 @@ class Fleet:
 
     async def views(self, include_gone: bool = False) -> list[ThopterView]:
         """Every thopter, newest last."""
+        await self._crew.settled(_PATIENCE_S)
         boxes = await self.deps.store.boxes.list(gone=include_gone)
         runs = await self.deps.store.runs.latest()
         now = self.deps.clock.now_ms()
@@ -124,6 +126,7 @@ class Fleet:
 
     async def detail(self, name: str) -> ThopterDetail:
         """One thopter with the evidence behind its state."""
+        await self._crew.settled(_PATIENCE_S)
         box = await self._find(name)
         run = await self._crew.run_of(box.id)
         live = self.live.get(box.id)

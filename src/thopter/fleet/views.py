@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from msgspec import to_builtins
 
 from thopter.fleet.live import LiveBox
@@ -84,4 +86,5 @@ def _log_line(event: Event) -> str:
         said = f"{d.get('title') or d.get('name')}: {d.get('status')}"
     else:
         said = one_line(str(d.get("text") or d.get("summary") or d.get("state") or ""), 120)
-    return f"{event.at_ms} {event.kind} {said}".rstrip()
+    at = time.strftime("%H:%M:%S", time.localtime(event.at_ms / 1000))
+    return f"{at}  {event.kind}  {said}".rstrip()

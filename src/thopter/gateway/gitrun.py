@@ -198,11 +198,17 @@ async def both(one: Coroutine[None, None, _A], other: Coroutine[None, None, _B])
 
 async def _feed(process: asyncio.subprocess.Process, data: bytes) -> None:
     assert process.stdin is not None
+    if not data:
+        process.stdin.close()
+        return
     try:
         process.stdin.write(data)
         await process.stdin.drain()
     except (BrokenPipeError, ConnectionResetError):
         return  # it ended without reading all; its exit code says why
+    except RuntimeError:
+        if not process.stdin.is_closing() and process.returncode is None:
+            raise  # uvloop raises this one for a pipe that the other side has closed
     finally:
         process.stdin.close()
 

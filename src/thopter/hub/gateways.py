@@ -39,9 +39,8 @@ class HubGateways:
     """See ``fleet.ports.Gateways``."""
 
     def __init__(self, paths: Paths, secrets: SecretStore) -> None:
-        state = paths.state / "gateway"
-        self.model = GatewayClient("thopter.gateway.model", paths.runtime / "model.sock", state)
-        self.git = GatewayClient("thopter.gateway.git", paths.runtime / "git.sock", paths.state / "mirrors")
+        self.model = GatewayClient("thopter.gateway.model", paths.runtime / "model.sock", paths.state)
+        self.git = GatewayClient("thopter.gateway.git", paths.runtime / "git.sock", paths.state)
         self._secrets = secrets
         self._wanted: dict[str, _Wanted] = {}
         self._stack = AsyncExitStack()

@@ -105,7 +105,9 @@ class BoxTable:
         tried = list(candidates)
         name = next((n for n in tried if n not in taken), None)
         if name is None:
-            raise Conflict(f"the names {', '.join(tried[:5])} are taken", hint=_HINT_NAME)
+            if len(tried) == 1:
+                raise Conflict(f"there is a thopter {tried[0]!r} already", hint=_HINT_NAME)
+            raise Conflict(f"the names {', '.join(tried[:5])} … are taken", hint=_HINT_NAME)
         return self.insert(msgspec.structs.replace(box, name=name))
 
     def update(self, box: Box, *, was: Collection[BoxState] | None = None) -> None:
