@@ -183,15 +183,12 @@ def _drivers(group: str, socket: Any) -> list[Any]:
 
 
 def _driver_in(module: Any, socket: Any) -> Any:
-    wanted = [
-        v
-        for k, v in vars(module).items()
-        if isinstance(v, type) and not k.startswith("_") and isinstance(getattr(v, "name", None), str)
-        and v.__module__.startswith(module.__name__) and k.endswith(socket.__name__)
-    ]  # fmt: skip
+    """The module's one public class named ``…<Socket>``; ``__all__`` lets it be loaded on use."""
+    names = getattr(module, "__all__", None) or [k for k in vars(module) if not k.startswith("_")]
+    wanted = [n for n in names if n.endswith(socket.__name__) and n != socket.__name__]
     if len(wanted) != 1:
         raise ThopterError(f"{module.__name__} has {len(wanted)} {socket.__name__} classes, not one")
-    return wanted[0]
+    return getattr(module, wanted[0])
 
 
 def _agents() -> dict[str, Agent]:

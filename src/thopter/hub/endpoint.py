@@ -21,9 +21,8 @@ from thopter.hub.answers import (
 )
 from thopter.hub.asgi import App, Receive, Scope, Send, first_of, gone, headers_named
 from thopter.hub.guard import SCOPES_KEY
-from thopter.hub.idempotency import once, read_key, request_hash
+from thopter.hub.idempotency import Answer, once, read_key
 from thopter.hub.life import Hub
-from thopter.hub.ports import StoredAnswer
 from thopter.hub.routes import Call, Route, parse_body, parse_query
 from thopter.model.api import Nothing
 from thopter.model.errors import ThopterError, TimedOut
@@ -114,20 +113,20 @@ class Endpoint:
         inside = None if self.route.alone else await self.hub.parts(self.route.mutating)
         return Call(hub=self.hub, inside=inside, key=key, query=query, body=body, chunks=chunks)
 
-    async def _answer(self, scope: Scope, call: Call[Any, Any], raw: bytes) -> StoredAnswer:
+    async def _answer(self, scope: Scope, call: Call[Any, Any], raw: bytes) -> Answer:
         key = read_key(scope) if self.route.mutating else ""
         if not key or self.route.repeatable:
             return await self._run(scope, call)
 
-        async def work() -> StoredAnswer:
+        async def work() -> Answer:
             return await self._run(scope, call)
 
-        return await once(call.parts.idempotency, key, request_hash(scope, raw), work)
+        return await once(call.parts, scope, key, raw, self.hub.clock.now_ms(), work)
 
-    async def _run(self, scope: Scope, call: Call[Any, Any]) -> StoredAnswer:
+    async def _run(self, scope: Scope, call: Call[Any, Any]) -> Answer:
         try:
             value = await self.route.handler(call)
-            return StoredAnswer(status=self.route.status, body=encode(value))
+            return Answer(status=self.route.status, body=encode(value))
         except ThopterError:
             raise
         except TimeoutError:
@@ -137,7 +136,7 @@ class Endpoint:
         except Exception as error:  # made into an answer that can be kept under its key
             raise unexpected(scope, error) from error
 
-    async def _finish(self, send: Send, answer: StoredAnswer) -> None:
+    async def _finish(self, send: Send, answer: Answer) -> None:
         await send_body(send, answer.status, [JSON_TYPE], answer.body)
 
     def _note(self, scope: Scope, status: int, began: float) -> None:
@@ -158,6 +157,8 @@ def check_type(scope: Scope, wanted: bytes) -> None:
     """Raise 415 unless the body is said to be ``wanted``: a web page can't send that elsewhere
     without asking first."""
     given = headers_named(scope, b"content-type")
+    if not given and headers_named(scope, b"content-length") == [b"0"]:
+        return  # there is nothing to have a type
     if len(given) != 1 or given[0].partition(b";")[0].strip().lower() != wanted:
         raise bad_request(f"the body must be {wanted.decode()}", "set Content-Type", status=415)
 

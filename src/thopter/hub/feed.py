@@ -20,6 +20,7 @@ from msgspec import Struct
 from thopter.hub.answers import encode
 from thopter.hub.ports import EventsPort
 from thopter.model.events import Event
+from thopter.store.events import EventFilter
 
 log = logging.getLogger("thopter.hub.feed")
 
@@ -32,24 +33,18 @@ CHUNK_BYTES = 64 << 10
 _LINE_END = re.compile(r"[\r\n\x00]")
 
 
-class Want(Struct, frozen=True):
-    """Which events a listener wants; empty means all."""
-
-    box: str = ""
-    flow: str = ""
-    kinds: tuple[str, ...] = ()
-
-
 class _Kept(Struct, frozen=True):
     seq: int
     kind: str
     box: str
+    run: str
     flow: str
     text: bytes
 
-    def passes(self, want: Want) -> bool:
+    def passes(self, want: EventFilter) -> bool:
         return (
             (not want.box or want.box == self.box)
+            and (not want.run or want.run == self.run)
             and (not want.flow or want.flow == self.flow)
             and (not want.kinds or self.kind in want.kinds)
         )
@@ -110,15 +105,16 @@ class Feed:
         self._bytes = 0
         self._base = self._head
         await self._wanted.wait()
-        self._base = self._head = await self._events.head()
+        self._base = self._head = self._events.last()
         self._tell()
 
     async def _take_in(self) -> None:
-        for event in await self._events.read(after=self._head, limit=_READ):
+        page = await self._events.read(self._head, _READ)
+        for event in page.events:
             text = encode_event(event)
-            self._kept.append(_Kept(event.seq, event.kind, event.box, event.flow, text))
+            self._kept.append(_Kept(event.seq, event.kind, event.box, event.run, event.flow, text))
             self._bytes += len(text)
-            self._head = event.seq
+        self._head = page.upto
         self._drop_oldest()
         self._tell()
 
@@ -136,23 +132,23 @@ class Feed:
         self._news.set()
         self._news = asyncio.Event()
 
-    async def head(self) -> int:
+    def last(self) -> int:
         """Number of the newest committed event."""
-        return await self._events.head()
+        return self._events.last()
 
     async def wait(self, cursor: int) -> None:
         """Return when there may be events after ``cursor``, or the feed is closed."""
         while self._head <= cursor and not self.closed:
             await self._news.wait()
 
-    async def after(self, cursor: int, want: Want) -> tuple[bytes, int]:
+    async def after(self, cursor: int, want: EventFilter) -> tuple[bytes, int]:
         """Encoded events after ``cursor`` (about ``CHUNK_BYTES`` at most) and the new cursor. Empty
         with an unmoved cursor: there is nothing yet."""
         if cursor >= self._base:
             return self._from_kept(cursor, want)
         return await self._from_store(cursor, want)
 
-    def _from_kept(self, cursor: int, want: Want) -> tuple[bytes, int]:
+    def _from_kept(self, cursor: int, want: EventFilter) -> tuple[bytes, int]:
         texts: list[bytes] = []
         size = 0
         start = bisect.bisect_right(self._kept, cursor, key=lambda kept: kept.seq)
@@ -166,21 +162,14 @@ class Feed:
                     break
         return b"".join(texts), cursor
 
-    async def _from_store(self, cursor: int, want: Want) -> tuple[bytes, int]:
+    async def _from_store(self, cursor: int, want: EventFilter) -> tuple[bytes, int]:
         async with self._replays:  # many slow listeners at once must not fill the memory
-            head = await self._events.head()
-            found = await self._events.read(
-                after=cursor, limit=_REPLAY, box=want.box, flow=want.flow, kinds=want.kinds
-            )
+            page = await self._events.read(cursor, _REPLAY, want)
             texts: list[bytes] = []
             size = 0
-            for event in found:
+            for event in page.events:
                 texts.append(encode_event(event))
                 size += len(texts[-1])
-                cursor = event.seq
                 if size >= CHUNK_BYTES:
-                    break
-            else:
-                if len(found) < _REPLAY:  # nothing else up to the head that was committed before
-                    cursor = max(cursor, head)
-            return b"".join(texts), cursor
+                    return b"".join(texts), event.seq
+            return b"".join(texts), page.upto

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import re
+import secrets
 from collections.abc import Awaitable, Callable
 
-from thopter.hub.answers import bad_request, error_body
+import msgspec
+from msgspec import Struct
+
+from thopter.hub.answers import bad_request, encode, error_body
 from thopter.hub.asgi import Scope, headers_named
-from thopter.hub.ports import IdempotencyPort, StoredAnswer
-from thopter.model.errors import Ambiguous, Conflict, HubUnreachable, NotNow, ThopterError, Throttled
+from thopter.hub.ports import Composition
+from thopter.model.errors import HubUnreachable, NotNow, ThopterError, Throttled
+from thopter.store.idempotency import Claim, fingerprint
 
 log = logging.getLogger("thopter.hub.idempotency")
 
 _KEY = re.compile(rb"[!-~]{1,200}")
 _WAIT_SECONDS = 30.0
+BOOT = secrets.token_hex(8)  # this life of the hub
 _NOTHING_DONE = (Throttled, NotNow, HubUnreachable)
 
 
@@ -32,64 +37,62 @@ def read_key(scope: Scope) -> str:
     return given[0].decode("ascii")
 
 
-def request_hash(scope: Scope, body: bytes) -> str:
-    """What makes two requests the same: method, path, query, body."""
-    digest = hashlib.sha256()
-    for part in (scope["method"].encode(), scope["path"].encode(), scope["query_string"], body):
-        digest.update(len(part).to_bytes(8, "big") + part)
-    return digest.hexdigest()
+class Answer(Struct, frozen=True, kw_only=True):
+    """A whole answer: status and JSON."""
+
+    status: int
+    body: bytes
 
 
 async def once(
-    keys: IdempotencyPort, key: str, body_hash: str, work: Callable[[], Awaitable[StoredAnswer]]
-) -> StoredAnswer:
+    inside: Composition,
+    scope: Scope,
+    key: str,
+    body: bytes,
+    now_ms: int,
+    work: Callable[[], Awaitable[Answer]],
+) -> Answer:
     """Do ``work`` unless this key has its answer already; keep the answer, refusals included.
 
-    Not kept: refusals that did nothing and ask for a retry. A key that an earlier hub left in the
-    middle is never done again, since it may have happened: the caller is told to look.
+    Not kept: refusals that did nothing and ask for a retry. What an earlier hub left in the middle is
+    done again under the same token, marked as such: the use case knows what that means for it.
     """
-    kept = await _claim(keys, key, body_hash)
-    if kept is not None:
-        return kept
+    offered = secrets.token_hex(16)
+    target = scope["path"] + "?" + scope["query_string"].decode("latin-1")
+    claim = await _claim(inside, key, fingerprint(scope["method"], target, body), offered, now_ms)
+    if claim.answered:
+        return Answer(status=claim.status, body=encode(claim.response))
     try:
-        answer = await work()
+        with inside.mark(claim.token, claim.token != offered):
+            answer = await work()
     except _NOTHING_DONE:
-        await keys.forget(key)
+        await inside.idempotency.abandon(key)
         raise
     except ThopterError as error:
-        await _keep(keys, key, StoredAnswer(status=error.http_status, body=error_body(error)))
+        await _keep(inside, key, Answer(status=error.http_status, body=error_body(error)))
         raise
-    await _keep(keys, key, answer)
+    await _keep(inside, key, answer)
     return answer
 
 
-async def _keep(keys: IdempotencyPort, key: str, answer: StoredAnswer) -> None:
+async def _keep(inside: Composition, key: str, answer: Answer) -> None:
     try:
-        await keys.finish(key, answer)
+        await inside.idempotency.finish(key, answer.status, msgspec.json.decode(answer.body))
     except ThopterError as error:
-        # The work is done and its answer is true: the caller gets it. A retry will be told to look.
+        # The work is done and its answer is true: the caller gets it. A retry hears that the call is
+        # being answered until the hub restarts, and is then done again under the same token.
         log.error("the answer of a request could not be kept: %s", error.message)
 
 
-async def _claim(keys: IdempotencyPort, key: str, body_hash: str) -> StoredAnswer | None:
-    pause = 0.02
-    waited = 0.0
+async def _claim(inside: Composition, key: str, body: str, token: str, now_ms: int) -> Claim:
+    """Claim the key; a call under way with the same key is waited for, so that both get its answer."""
+    pause, waited = 0.02, 0.0
     while True:
-        begun = await keys.begin(key, body_hash)
-        if begun.outcome == "new":
-            return None
-        if begun.outcome == "stored" and begun.answer is not None:
-            return begun.answer
-        if begun.outcome == "conflict":
-            raise Conflict("this Idempotency-Key was used for another request", hint="use a new key", key=key)
-        if begun.outcome == "unknown":
-            raise Ambiguous(
-                "the hub ended in the middle of this request; it may have happened",
-                hint="look at 'thopter status' before doing it again with a new key",
-                key=key,
-            )
-        if waited >= _WAIT_SECONDS:
-            raise Conflict("the same request is still under way", hint="ask again later", key=key)
+        try:
+            return await inside.idempotency.begin(key, body, token, BOOT, now_ms)
+        except NotNow:
+            if waited >= _WAIT_SECONDS:
+                raise
         await asyncio.sleep(pause)
         waited += pause
         pause = min(1.0, pause * 1.5)

@@ -129,7 +129,7 @@ class Hub:
             self._made = inside
             await inside.start()
             self._feed = Feed(inside.events)
-            await inside.events.append(self._started_event())
+            await inside.events.append([self._started_event()])
         except ThopterError as error:
             self._fail(error)
             return

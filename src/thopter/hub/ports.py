@@ -7,10 +7,8 @@ The shell (HTTP, events, terminals, process life) is written against these proto
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Literal, Protocol
-
-from msgspec import Struct
 
 from thopter.kit.paths import Paths
 from thopter.kit.settings import Settings
@@ -21,7 +19,6 @@ from thopter.model.api import (
     CreateRequest,
     DiffResult,
     FlowView,
-    PtySize,
     PullInfo,
     RunRequest,
     TellRequest,
@@ -32,6 +29,8 @@ from thopter.model.api import (
 )
 from thopter.model.events import Event
 from thopter.model.nouns import Leak
+from thopter.store.events import ANY, EventFilter, Page
+from thopter.store.idempotency import Claim
 
 
 class ExecSession(Protocol):
@@ -130,16 +129,17 @@ class FleetPort(Protocol):
     def bundle(self, name: str) -> AsyncIterator[bytes]:
         """The pulled work as a git bundle."""
 
-    async def exec(
+    def exec(
         self,
         name: str,
         argv: Sequence[str],
         env: Mapping[str, str] | None,
-        cwd: str,
-        pty: PtySize | None,
+        cwd: str | None,
+        pty: tuple[int, int] | None,
         stdin: bool,
     ) -> AbstractAsyncContextManager[ExecSession]:
-        """Start a command. Leaving the context ends it, unless the fleet knows it as an attach."""
+        """Start a command on entering; ``pty`` is rows and columns. Leaving the context ends it,
+        unless the fleet knows it as an attach."""
 
     async def put(self, name: str, path: str, body: AsyncIterator[bytes]) -> int:
         """Write a file atomically; returns its size. A body that raises leaves the old file."""
@@ -161,53 +161,34 @@ class FleetPort(Protocol):
 
 
 class EventsPort(Protocol):
-    """The append-only events of the store. Numbers only grow, and once an event can be read no
-    event with a smaller number appears any more (gaps may be)."""
+    """The append-only events (``thopter.store.events.Events``). Numbers only grow, and once an event
+    can be read no event with a smaller number appears any more."""
 
-    async def append(self, *events: Event) -> object:
+    async def append(self, events: Sequence[Event]) -> object:
         """Commit durably, in this order."""
 
-    async def head(self) -> int:
+    def last(self) -> int:
         """Number of the newest committed event, 0 when there is none."""
 
-    async def read(
-        self, after: int, limit: int, box: str = "", flow: str = "", kinds: Sequence[str] = ()
-    ) -> Sequence[Event]:
-        """The first ``limit`` events numbered above ``after`` that pass the filters (empty: all)."""
+    async def read(self, after: int = 0, limit: int = 1000, want: EventFilter = ANY) -> Page:
+        """The next ``limit`` events after a number that pass the filter, and how far that reaches."""
 
-    async def changed(self, after: int) -> None:
+    async def changed(self, after: int) -> int:
         """Return as soon as an event numbered above ``after`` is committed."""
 
 
-class StoredAnswer(Struct, frozen=True, kw_only=True):
-    """The answer that a key got: body is JSON."""
-
-    status: int
-    body: bytes
-
-
-class Begun(Struct, frozen=True, kw_only=True):
-    """What is known of a key.
-
-    ``new``: never seen, it is now under way. ``stored``: here is its ``answer``. ``conflict``: it
-    was used for something else. ``in_progress``: this hub is at it. ``unknown``: an earlier hub
-    was at it when it died, so nobody can say whether it happened.
-    """
-
-    outcome: Literal["new", "stored", "conflict", "in_progress", "unknown"]
-    answer: StoredAnswer | None = None
-
-
 class IdempotencyPort(Protocol):
-    """Remembers the answers of mutating calls by the caller's key; durable."""
+    """Remembers the answers of mutating calls (``thopter.store.idempotency.Idempotency``)."""
 
-    async def begin(self, key: str, body_hash: str) -> Begun:
-        """Look the key up and, when it is new, claim it: one transaction."""
+    async def begin(self, key: str, body: str, token: str, boot: str, now_ms: int) -> Claim:
+        """Claim a key, or learn its answer. Conflict: it was used for another request. NotNow: this
+        hub is at it. A claim that has another token than the one offered was an earlier hub's, which
+        died in the middle: the work is done again under that token."""
 
-    async def finish(self, key: str, answer: StoredAnswer) -> None:
-        """Keep the answer of a claimed key."""
+    async def finish(self, key: str, status: int, response: Any) -> None:
+        """Keep the answer of a claimed key; ``response`` is the JSON value."""
 
-    async def forget(self, key: str) -> None:
+    async def abandon(self, key: str) -> None:
         """Give up a claim after a refusal that did nothing, so that a retry is really tried."""
 
 
@@ -234,6 +215,10 @@ class Composition(Protocol):
 
     async def reload(self, settings: Settings) -> None:
         """Take new settings where that is possible without a restart."""
+
+    def mark(self, token: str, again: bool) -> AbstractContextManager[object]:
+        """Inside this, use cases know which call they serve: ``token`` is the same for every attempt
+        at one idempotency key, ``again`` says that an earlier hub died while it served the call."""
 
 
 Compose = Callable[[Paths, Settings], Composition]

@@ -89,8 +89,9 @@ async def _first_message(receive: Receive) -> ExecRequest:
 
 async def _run(hub: Hub, fleet: FleetPort, name: str, request: ExecRequest, line: _Line) -> Json:
     """Run the command; return the last message."""
-    opened = await fleet.exec(name, request.argv, request.env, request.cwd, request.pty, request.stdin)
-    async with opened as session:
+    size = (request.pty.rows, request.pty.cols) if request.pty is not None else None
+    command = fleet.exec(name, request.argv, request.env, request.cwd or None, size, request.stdin)
+    async with command as session:
         await line.say({"started": {}})
         ended: Json = {}
 

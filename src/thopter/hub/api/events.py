@@ -11,11 +11,12 @@ from msgspec import Meta, Struct
 from thopter.hub.answers import bad_request
 from thopter.hub.asgi import Receive, Scope, Send, first_of, gone, headers_named
 from thopter.hub.auth import READ
-from thopter.hub.feed import Feed, Want
+from thopter.hub.feed import Feed
 from thopter.hub.life import Hub
 from thopter.hub.routes import Count, Route
 from thopter.model.errors import Conflict
 from thopter.model.events import Event
+from thopter.store.events import EventFilter
 
 KEEP_ALIVE_SECONDS = 15.0
 
@@ -29,6 +30,7 @@ class EventsQuery(Struct, kw_only=True):
 
     after: Count | None = None
     box: Word = ""
+    run: Word = ""
     flow: Word = ""
     kinds: Annotated[str, Meta(max_length=1000)] = ""
 
@@ -37,17 +39,17 @@ async def stream_events(hub: Hub, query: EventsQuery, scope: Scope, receive: Rec
     """Serve one listener until it goes away or the hub stops."""
     feed = await hub.feed()
     kinds = tuple(kind for kind in query.kinds.split(",") if kind)
-    want = Want(query.box, query.flow, kinds)
+    want = EventFilter(box=query.box, run=query.run, flow=query.flow, kinds=kinds)
     with feed.listening():
-        cursor = await _start(feed, query, scope)
+        cursor = _start(feed, query, scope)
         headers = [(b"content-type", b"text/event-stream"), (b"x-accel-buffering", b"no")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await _piece(send, b": events follow\nretry: 1000\n\n")
         await first_of(_pump(feed, cursor, want, send), gone(receive))
 
 
-async def _start(feed: Feed, query: EventsQuery, scope: Scope) -> int:
-    head = await feed.head()
+def _start(feed: Feed, query: EventsQuery, scope: Scope) -> int:
+    head = feed.last()
     cursor = _last_event_id(scope)  # a browser that comes back repeats its old ``after`` beside it
     if cursor is None:
         cursor = query.after
@@ -71,7 +73,7 @@ def _last_event_id(scope: Scope) -> int | None:
     return int(given[0])
 
 
-async def _pump(feed: Feed, cursor: int, want: Want, send: Send) -> None:
+async def _pump(feed: Feed, cursor: int, want: EventFilter, send: Send) -> None:
     clock = asyncio.get_running_loop().time
     due = clock() + KEEP_ALIVE_SECONDS
     while not feed.closed:
