@@ -33,7 +33,7 @@ class Box:
         self.home = wire.to_bytes(config.home)
         self.boot = os.urandom(8).hex()
         self.journal = Journal(config.var_dir + "/journal", config.journal_segment, config.journal_segments)
-        self.inotify = Inotify(self.loop)
+        self.inotify = Inotify(self.loop, config.inotify)
         self.keyboard = Lock()  # held while a message is typed into a terminal
         self.pastes = 0
         self.tmux: Tmux

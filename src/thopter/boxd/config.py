@@ -12,6 +12,7 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/op
 class Config:
     """Everything boxd is told. Unknown keys are ignored; a wrong type is a ValueError.
 
+    ``inotify`` false makes tail look at files again and again, for file systems that tell nothing.
     ``hook_port`` 0 takes any free port, -1 means no hook listener. ``hook_token`` must not be
     empty when there is one: hooks without a token would be open to whoever shares the loopback.
     """
@@ -28,11 +29,14 @@ class Config:
         self.tmux = _text(raw, "tmux", "tmux")
         self.journal_segment = _number(raw, "journal_segment", 1 << 20)
         self.journal_segments = _number(raw, "journal_segments", 8)
+        self.inotify = raw.get("inotify", True)
         extra = raw.get("env", {})
         if not isinstance(extra, dict) or not all(
             isinstance(k, str) and k and "=" not in k and isinstance(v, str) for k, v in extra.items()
         ):
             raise ValueError("env must be an object of texts")
+        if not isinstance(self.inotify, bool):
+            raise ValueError("inotify must be true or false")
         self.env: Dict[str, str] = dict(extra)
         for name in ("run_dir", "var_dir", "home"):
             if not getattr(self, name).startswith("/"):

@@ -62,7 +62,7 @@ class Put(Handler):
             raise bad(f"{wire.to_text(self._path)} is a folder")
         try:
             if fields.flag(request, "mkdirs", True):
-                os.makedirs(self._folder, exist_ok=True)
+                _make_folder(self._folder)
             self._temp = os.path.join(self._folder, b".thopter-" + os.urandom(8).hex().encode())
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             self._fd = os.open(self._temp, flags, 0o600)
@@ -132,6 +132,13 @@ class Put(Handler):
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _make_folder(folder: bytes) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except FileExistsError:
+        raise bad(f"{wire.to_text(folder)} is not a folder") from None
 
 
 class Fetch(Handler):

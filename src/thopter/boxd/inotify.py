@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 from typing import Callable, Dict, Optional
@@ -29,8 +30,8 @@ Listener = Callable[[int, int, bytes], None]
 class Inotify:
     """Shared watches of folders: ``listener(watch, mask, name)`` is called for each event."""
 
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
+    def __init__(self, loop: Loop, enabled: bool) -> None:
+        self._loop, self._enabled = loop, enabled
         self._fd = -1
         self._listeners: Dict[int, Dict[object, Listener]] = {}
 
@@ -59,6 +60,8 @@ class Inotify:
         self._close_if_unused()
 
     def _open(self) -> None:
+        if not self._enabled:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         fd = int(_libc.inotify_init1(_FLAGS))
         if fd < 0:
             error = ctypes.get_errno()

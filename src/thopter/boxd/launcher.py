@@ -54,8 +54,9 @@ def run_script(folder: str, argv: List[bytes], env: Dict[bytes, bytes], cwd: byt
     ``stat``) and its end (``exit``) in ``folder``, then leave a shell in its place.
 
     The agent is not made a job of its own: in an orphaned process group Ctrl-Z is ignored, so a
-    stray key can't stop it for good. The traps keep this script alive (to note the end) when the
-    terminal hangs up or Ctrl-C is pressed; the agent itself gets the default handlers.
+    stray key can't stop it for good. The traps keep this script alive (to note the end) when
+    Ctrl-C is pressed; the agent itself gets the default handlers. A hang-up is not trapped: the
+    kernel passes it on to the agent only when this script, the session's leader, dies of it.
     """
     inner = (
         b'read -r s </proc/$$/stat && printf "%s\\n" "$s" >"$0/stat" && '
@@ -66,7 +67,7 @@ def run_script(folder: str, argv: List[bytes], env: Dict[bytes, bytes], cwd: byt
         b"shell() { command -v bash >/dev/null 2>&1 && exec bash -l; exec sh -l; }",
         b'mkdir "$dir/once" 2>/dev/null || shell',
         b"cd " + quote(cwd),
-        b"trap : HUP INT QUIT TERM",
+        b"trap : INT QUIT TERM",
         b"/bin/sh -c " + quote(inner) + b' "$dir" \\\n  ' + _words(argv, env, cwd),
         b"code=$?",
         b'printf "%s\\n" "$code" >"$dir/exit"',
