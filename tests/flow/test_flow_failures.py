@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from flow_support import N, Trace, TripArgs, engine, nothing, until, use, value
 
+from thopter.flow import host
 from thopter.flow.engine import FlowContext, FlowEngine
 from thopter.model.errors import (
     Cancelled,
@@ -271,3 +272,36 @@ def test_code_with_other_steps_than_the_record_is_noticed_and_not_run(tmp_path: 
     use(tmp_path, first)
     asyncio.run(second())
     assert trace.lines() == ["do one", "do two"]
+
+
+def test_a_flow_that_never_gets_to_its_end_is_given_up_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "_LIVES", 2)
+    trace = Trace(tmp_path / "effects.log")
+    args = TripArgs(name="n", log=str(trace.path), hold="two")
+
+    async def life(n: int) -> bool:
+        flows = engine(tmp_path)
+        await flows.start()
+        await flows.recover()
+        await flows.submit("trip", args, flow_id="flow_1")
+        given_up = False
+
+        async def look() -> None:
+            nonlocal given_up
+            while trace.count()["do two"] < n and not given_up:
+                given_up = (await flows.status("flow_1")).status == "failed"
+                await asyncio.sleep(0.05)
+
+        async with asyncio.timeout(60):
+            await look()
+        if given_up:
+            view = await flows.wait("flow_1", 5)
+            assert "given up" in (view.error or {})["message"] and await flows.pending() == {}
+        await flows.stop()
+        return given_up
+
+    ends = [asyncio.run(life(n)) for n in range(1, 5)]
+    assert ends.index(True) in (2, 3), "given up too early or never"
+    assert trace.count()["do one"] == 1 and trace.count()["end"] == 0

@@ -118,7 +118,7 @@ class FlowEngine:
         if live is not None and live.on_record:
             had = live.view.kind
         else:
-            row = await host.row(flow)
+            row = await host.row(flow) if flow_id else None
             if row is None:
                 await self._begin(host, flow, kind, payload)
                 return FlowId(flow)
@@ -315,7 +315,7 @@ def _view(row: FlowRow, steps: list[tuple[str, str]]) -> FlowView:
     if outcome is not None:
         _finish(view, outcome)
     elif row.state != "running":
-        said = row.error or "the hub died again and again while it ran this flow"
+        said = row.error or "it was given up: the hub ended again and again while it ran this flow"
         error = ThopterError(said, hint="what it made is left for reconciliation: 'thopter doctor --leaks'")
         view.status, view.error = "failed", error.to_dict()
     return view

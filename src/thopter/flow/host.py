@@ -33,6 +33,7 @@ _NAME = "thopter-flows"  # the application, to DBOS
 _KIND = "flow"  # its one workflow; which flow it is, is the first argument
 _VERSION = "1"  # fixed: an update of thopter goes on with the flows of the version before
 _EXECUTOR = "hub"
+_LIVES = 100  # a flow taken up this often without an end is given up: it may be what kills the hub
 _CONNECTIONS = 2
 _THREADS = 8
 _MEND_S = 1.0  # how often flows that lost their storage are looked after until they go on
@@ -173,7 +174,7 @@ class Host:
         async def run(kind: str, payload: str) -> str:
             return await self._run_flow(kind, payload)
 
-        self._workflow = DBOS.workflow(name=_KIND)(run)
+        self._workflow = DBOS.workflow(name=_KIND, max_recovery_attempts=_LIVES)(run)
         # Launched inside this running loop, so that DBOS runs everything here.
         DBOS.launch()
 
