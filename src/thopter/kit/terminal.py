@@ -83,6 +83,8 @@ class TerminalFilter:
             self._state = "csi"
         elif ch in _STRINGS:
             self._state, self._eaten = "string", 0
+        elif ch == "\\":
+            pass  # the end of a string that was dropped
         elif "\x20" <= ch <= "\x7e":
             out.append("\x1b" + ch)  # charset, keypad, save cursor: two or three harmless bytes
         else:
