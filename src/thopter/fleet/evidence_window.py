@@ -150,10 +150,15 @@ def is_sign_of_life(item: Evidence) -> bool:
 
 
 class Window:
-    """A pruned window with questions; ``since_ms`` hides agent facts of earlier lives."""
+    """A pruned window with questions; ``since_ms`` hides facts of earlier lives (a launch is told by
+    the hub and by boxd, so it may be dated up to ``launch_ms`` before the life it begins)."""
 
-    def __init__(self, items: Sequence[Evidence], since_ms: int | None = None) -> None:
-        self.items = [i for i in items if since_ms is None or i.at_ms >= since_ms]
+    def __init__(self, items: Sequence[Evidence], since_ms: int | None = None, launch_ms: int = 0) -> None:
+        self.items = [
+            i
+            for i in items
+            if since_ms is None or i.at_ms >= since_ms - (launch_ms if i.fact is Fact.LAUNCHED else 0)
+        ]
 
     def last(self, *facts: Fact, sources: frozenset[Source] | None = None) -> Evidence | None:
         """Return the newest evidence of these facts (from these sources), or None."""

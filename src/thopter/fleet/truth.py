@@ -42,7 +42,7 @@ def fold(evidence: Iterable[Evidence], now_ms: int, *, limits: TruthLimits = DEF
     """Derive the state of one run from its evidence at ``now_ms`` (hub clock). Never raises."""
     items = prune(evidence)
     whole = Window(items)
-    life = Window(items, _life_start(whole, limits))
+    life = Window(items, _life_start(whole, limits), limits.launch_ms)
     over = _done(life) or _ended_life(life, limits) or _gone(life, whole, limits)
     return over or _through_silence(read_turn(life, now_ms, limits), whole, now_ms, limits)
 
@@ -61,15 +61,14 @@ def _life_start(whole: Window, limits: TruthLimits) -> int | None:
 
 
 def _launch_time(whole: Window, limits: TruthLimits) -> int | None:
-    """The hub's word of a launch and boxd's word of the process are one launch when they are near;
-    boxd's date is exact against the hooks, the hub's only to ``settle_ms``."""
+    """The hub's word of a launch and boxd's word of the process are one launch when they are near.
+    Boxd's date is exact against hooks, since it dates both; the hub's only to ``settle_ms``."""
     hub, box = whole.last(Fact.LAUNCHED, sources=_HUB), whole.last(Fact.LAUNCHED, sources=_PROCESS)
-    if hub is None or box is None:
-        one = hub or box
-        return None if one is None else one.at_ms - (limits.skew_ms if one is box else limits.settle_ms)
-    if abs(hub.at_ms - box.at_ms) <= limits.launch_ms:
-        return min(hub.at_ms, box.at_ms) - limits.skew_ms
-    return max(hub.at_ms - limits.settle_ms, box.at_ms - limits.skew_ms)
+    if hub is None:
+        return None if box is None else box.at_ms
+    if box is None or hub.at_ms - box.at_ms > limits.launch_ms:
+        return hub.at_ms - limits.settle_ms
+    return box.at_ms
 
 
 def _came_back(whole: Window, exited: Evidence, limits: TruthLimits) -> bool:
@@ -86,7 +85,7 @@ def _came_back(whole: Window, exited: Evidence, limits: TruthLimits) -> bool:
     if session is not None and session.at_ms > exited.at_ms + limits.settle_ms:
         return True
     hub = whole.last(Fact.LAUNCHED, sources=_HUB)
-    if hub is None or hub.at_ms <= exited.at_ms + limits.settle_ms:
+    if hub is None or hub.at_ms <= exited.at_ms + limits.skew_ms:
         return False
     return box is None or hub.at_ms - box.at_ms > limits.launch_ms
 
@@ -104,7 +103,7 @@ def _done(life: Window) -> Verdict | None:
 
 def _ended_life(life: Window, limits: TruthLimits) -> Verdict | None:
     """The agent's process is dead, or its session said goodbye."""
-    exited, ended = life.last(Fact.PROCESS_EXITED), life.last(Fact.SESSION_ENDED)
+    exited, ended = life.last(Fact.PROCESS_EXITED), _goodbye(life, limits)
     if exited is not None:
         late = life.last(Fact.TURN_STARTED, Fact.ACTIVITY, sources=_HOOKS)
         if late is not None and late.at_ms > exited.at_ms + limits.settle_ms:
@@ -112,16 +111,19 @@ def _ended_life(life: Window, limits: TruthLimits) -> Verdict | None:
         return _exit_verdict(exited, ended, life, limits)
     if ended is None:
         return None
-    again = life.last(Fact.SESSION_STARTED, Fact.TURN_STARTED)
-    work = life.last(Fact.ACTIVITY)
-    if again is not None and again.at_ms > ended.at_ms:
-        return None
-    if work is not None and work.at_ms > ended.at_ms + limits.settle_ms:
-        return None
     alive = life.last(Fact.PROCESS_ALIVE)
     if alive is not None and alive.at_ms > ended.at_ms + limits.busy_ms:
         return _contradiction(ended, alive, "the agent's session has ended, yet its process goes on")
     return Verdict(state=RunState.STOPPED, since_ms=ended.at_ms, because=(ended,))
+
+
+def _goodbye(life: Window, limits: TruthLimits) -> Evidence | None:
+    """The end of the session, unless it has gone on since."""
+    ended = life.last(Fact.SESSION_ENDED)
+    again, work = life.last(Fact.SESSION_STARTED, Fact.TURN_STARTED), life.last(Fact.ACTIVITY)
+    if ended is None or (again is not None and again.at_ms > ended.at_ms):
+        return None
+    return None if work is not None and work.at_ms > ended.at_ms + limits.settle_ms else ended
 
 
 def _exit_verdict(exited: Evidence, ended: Evidence | None, life: Window, limits: TruthLimits) -> Verdict:

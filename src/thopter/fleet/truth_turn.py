@@ -19,10 +19,12 @@ class TruthLimits(Struct, frozen=True, kw_only=True):
 
     ``silence_ms``: a box unheard for longer is not known to work. ``quiet_ms``: the same for an
     agent that shows nothing in a living box. ``start_ms``: a launch that shows no turn.
-    ``launch_ms``: two words of one launch are no farther apart. ``settle_ms``: facts closer together than this may be told in the wrong order by different
-    sources. ``busy_ms``: how long status file or process may contradict the hooks.
-    ``background_ms``: how long an agent with background tasks sits idle before it counts as
-    waiting. ``skew_ms``: what is left of clock differences between hub and box after admission.
+    ``launch_ms``: two words of one launch are no farther apart. ``settle_ms``: facts closer
+    together than this may be told in the wrong order by different sources. ``idle_ms``: how
+    long the status must have shown idle before it alone ends a turn. ``busy_ms``: how long
+    status file or process may contradict the hooks. ``background_ms``: how long an agent with
+    background tasks sits idle before it counts as waiting. ``skew_ms``: what is left of clock
+    differences between hub and box after admission.
     """
 
     silence_ms: int = 30_000
@@ -30,6 +32,7 @@ class TruthLimits(Struct, frozen=True, kw_only=True):
     start_ms: int = 120_000
     launch_ms: int = 60_000
     settle_ms: int = 2_000
+    idle_ms: int = 5_000
     busy_ms: int = 10_000
     background_ms: int = 60_000
     skew_ms: int = 250
@@ -37,7 +40,6 @@ class TruthLimits(Struct, frozen=True, kw_only=True):
 
 _GATEWAY = frozenset({Source.GATEWAY})
 _AGENT = frozenset(Source) - _GATEWAY
-_SCREEN = frozenset({Source.SCREEN})
 
 # After these a person's word is not enough: something outside the box must be mended first.
 _NEEDS_MENDING = frozenset(
@@ -111,7 +113,8 @@ class _Turn:
         if idle.at_ms < sign.at_ms - settle:
             # Work was seen clearly after this idle began: only a much later reading outweighs it.
             return "ended" if shown > sign.at_ms + self.limits.busy_ms else ""
-        return "ended" if shown > sign.at_ms + settle else "unsure"
+        held = idle.source is Source.HOOK or shown > idle.at_ms + self.limits.idle_ms
+        return "ended" if held and shown > sign.at_ms + settle else "unsure"
 
     def ended_unheard(self) -> Verdict:
         """Waiting, by the status alone, since the last sign of work."""
@@ -121,7 +124,7 @@ class _Turn:
     def doubtful(self, now_ms: int) -> Verdict | None:
         """Until the status is read again nobody knows; in the first moments it is still at work."""
         near = [e for e in (self.status, self.work) if e is not None]
-        if now_ms <= max(e.at_ms for e in near) + self.limits.settle_ms:
+        if now_ms <= max(e.at_ms for e in near) + self.limits.busy_ms:
             return None
         return _unknown(near, "the status went idle in the same moment as the last sign of work")
 
@@ -132,20 +135,36 @@ class _Turn:
         return next((a for a in asks if not self._answered(a)), None)
 
     def _answered(self, ask: Evidence) -> bool:
-        call = call_of(ask)
+        call, status = call_of(ask), self.status
+        moved_on = status is not None and status.fact is not Fact.IDLE and status.at_ms > ask.at_ms
+        if moved_on and ask.source is Source.SCREEN:
+            return True  # the status shows something else now; idle is for idle_state to judge
         for answer in self.life.all(Fact.ANSWERED):
             if answer.at_ms >= ask.at_ms and (not call or call_of(answer) in ("", call)):
                 return True
         for use in self.life.all(Fact.ACTIVITY):
-            if use.source is Source.GATEWAY or use.at_ms <= ask.at_ms:
+            # Hooks come in order; a transcript's line about the asking call may be dated after it.
+            margin = 0 if use.source is Source.HOOK else self.limits.settle_ms
+            if use.source is Source.GATEWAY or use.at_ms <= ask.at_ms + margin:
                 continue
             # With a call named, only that call's own use proves an answer: others run in parallel.
-            if call_of(use) == call if call else not use.data.get("side"):
+            if call_of(use) == call if call else not (use.data.get("side") or self._still_asks(use)):
                 return True
-        shown = self.life.last(*ASKS, sources=_SCREEN)
-        if shown is None or shown.at_ms < ask.at_ms - self.limits.settle_ms or self.status is None:
+        # A dialog that shows in the status shows as waiting; a status that began after the ask and
+        # still stands is no longer that. (A dialog that never shows there leaves the old one.)
+        if status is None or status.fact is not Fact.BUSY or not moved_on:
             return False
-        return self.status.fact not in ASKS and self.status.at_ms > ask.at_ms
+        return shown_until(status) > ask.at_ms + self.limits.settle_ms
+
+    def _still_asks(self, use: Evidence) -> bool:
+        """The status was read well after this use, and the dialog of before was still open."""
+        status = self.status
+        return (
+            status is not None
+            and status.fact in ASKS
+            and status.at_ms <= use.at_ms
+            and shown_until(status) > use.at_ms + self.limits.settle_ms
+        )
 
     def limited(self) -> Verdict | None:
         """Held up by a rate limit, when nothing has got through since; dated from the last work."""
@@ -203,12 +222,12 @@ class _Turn:
 def _before_turns(turn: _Turn, now_ms: int) -> Verdict:
     """No turn was ever seen in this life: not launched, coming up, or at its prompt."""
     life, status = turn.life, turn.status
-    launched = life.last(Fact.LAUNCHED)
+    launched = next(iter(life.all(Fact.LAUNCHED)), None)
     up = life.last(Fact.SESSION_STARTED, Fact.PROCESS_ALIVE)
     begun = launched or up
     if status is not None and status.fact is Fact.BUSY:
         return Verdict(state=RunState.WORKING, since_ms=status.at_ms, because=(status,))
-    prompted = None if launched is None else launched.data.get("prompt")
+    prompted = next((e.data["prompt"] for e in life.all(Fact.LAUNCHED) if "prompt" in e.data), None)
     if status is not None and status.fact is Fact.IDLE and _at_prompt(turn, status, begun, prompted is False):
         problem = "launched with a prompt, but no turn was seen" if prompted else ""
         verdict = _waiting(WaitReason.TURN_END, _at(life.last(Fact.SESSION_STARTED), status), status)
