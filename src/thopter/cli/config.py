@@ -102,6 +102,7 @@ def use(app: App, name: str | None, clear: bool) -> None:
         write_setting(app.paths, "default_thopter", None)
         app.out("No default thopter.")
     elif name:
+        _ = app.settings  # a file that can't be read is told before anything else
         full = app.hub.thopter(app.name(name)).view.name
         write_setting(app.paths, "default_thopter", full)
         app.out(f"'.' now means {full}.")

@@ -14,7 +14,7 @@ from thopter.mesh.client import HubClient
 from thopter.model.api import FlowView, Step
 from thopter.model.errors import HubUnreachable, from_dict
 
-PATIENCE = 30.0  # seconds a hub may be away while we follow; it is most likely restarting
+PATIENCE = 10.0  # seconds a hub may be away while we follow: it is restarting, or it is gone
 _LOOK = 5.0  # seconds of quiet after which we ask, in case the last event got lost
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 

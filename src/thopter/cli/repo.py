@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from thopter.model.errors import BadInput, ThopterError
+from thopter.model.errors import BadInput, NotFound, ThopterError
 
 _SHORT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
 _URL = re.compile(r"(https|ssh)://\S+|git@[^\s/:]+:\S+")
@@ -35,6 +35,8 @@ def resolve(given: str, say: Callable[[str], None]) -> str:
         return str(top)
     if _SHORT.fullmatch(given) and ".." not in given:
         return f"https://github.com/{given.removesuffix('.git')}.git"
+    if given.startswith(("/", "./", "../", "~")):
+        raise NotFound(f"there is no repository at {path}", hint="'--repo .' is the present folder")
     raise BadInput(
         f"{given!r} is neither a folder nor owner/repo nor a URL", hint="'--repo .' is the present folder"
     )

@@ -15,7 +15,7 @@ from thopter.kit.sanitize import one_line
 from thopter.model.api import Accepted, CreateRequest, FlowView, RunRequest
 from thopter.model.errors import BadInput, ThopterError
 
-TEXT_MAX = 4 << 20
+TEXT_MAX = 1 << 20
 _FIRST_LINES = 4
 
 
@@ -25,7 +25,8 @@ def start_options(command: Any) -> Any:
         click.option("--repo", metavar="REPO", help="A git repository: folder ('.'), URL, or owner/repo."),
         click.option("--branch", metavar="BRANCH", help="The branch to start from; default: HEAD."),
         click.option("--agent", metavar="AGENT", help="The agent to use."),
-        click.option("--detach", "-d", is_flag=True, help="Do not wait until it works."),
+        click.option("--detach", "-d", is_flag=True, help="Return when it is up; show no conversation."),
+        click.option("--no-wait", is_flag=True, help="Do not even wait until it is up."),
     )):  # fmt: skip
         command = option(command)
     return command
@@ -45,7 +46,7 @@ def start_options(command: Any) -> Any:
 def run(
     app: App, prompt: tuple[str, ...], name: str | None, prompt_file: Path | None, model: str | None,
     permission_mode: str | None, repo: str | None, branch: str | None, agent: str | None, detach: bool,
-    as_json: bool,
+    no_wait: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Start an agent on PROMPT, in a box of its own. A PROMPT of '-' is read from standard input.
 
@@ -63,7 +64,7 @@ def run(
         permission_mode=permission_mode or _local_setting(app, f"agents.{agent}.permission_mode"),
     )
     accepted = _ask(app, lambda: app.hub.run(request))
-    view = None if detach else _follow(app, accepted, peek=not as_json)
+    view = None if no_wait else _follow(app, accepted, peek=not (as_json or detach))
     if as_json:
         return _print_json(app, accepted, view)
     _goodbye(app, accepted.name, "running" if view is not None else "starting")
@@ -77,15 +78,15 @@ def run(
 @pass_app
 def create(
     app: App, name: str | None, attach: bool, repo: str | None, branch: str | None, agent: str | None,
-    detach: bool, as_json: bool,
+    detach: bool, no_wait: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Make a box whose agent waits at its prompt; 'thopter tell NAME' gives it its first message."""
     if attach:
         from thopter.kit.terminal import need_terminal
 
         need_terminal("create --attach")
-        if detach or as_json:
-            raise click.UsageError("--attach excludes --detach and --json")
+        if detach or no_wait or as_json:
+            raise click.UsageError("--attach excludes --detach, --no-wait and --json")
     request = CreateRequest(
         name=_new_name(name),
         repo=_repo(app, repo),
@@ -93,7 +94,7 @@ def create(
         agent=agent or app.settings.get("agents.default"),
     )
     accepted = _ask(app, lambda: app.hub.create(request))
-    view = None if detach else _follow(app, accepted, peek=False)
+    view = None if no_wait else _follow(app, accepted, peek=False)
     if as_json:
         return _print_json(app, accepted, view)
     if attach and view is not None:

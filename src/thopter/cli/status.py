@@ -138,7 +138,7 @@ def _json_frame(app: App, name: str | None, everything: bool, follow: bool) -> C
             import msgspec
 
             found = app.hub.thopter(name)
-            value = as_json(found.view) | {k: v for k, v in msgspec.to_builtins(found).items() if k != "view"}
+            value = as_json(found.view) | msgspec.to_builtins(found)
         if last[:1] != [value]:  # followed: one line each time something has changed
             last[:] = [value]
             app.json(value, line=follow)
