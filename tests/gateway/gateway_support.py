@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -19,6 +20,32 @@ from typing import Any
 from thopter.gateway.client import GatewayClient, Pong
 
 BOUND = 60.0
+
+
+def in_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Run an async test in a loop of its own, bounded."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **kw: Any) -> None:
+        async def bounded() -> None:
+            async with asyncio.timeout(110):
+                await test(*args, **kw)
+
+        asyncio.run(bounded())
+
+    return run
+
+
+async def eventually(what: Callable[[], Any], seconds: float = BOUND) -> Any:
+    """Wait in the loop for a condition (which may be a coroutine function)."""
+    async with asyncio.timeout(seconds):
+        while True:
+            found = what()
+            if asyncio.iscoroutine(found):
+                found = await found
+            if found:
+                return found
+            await asyncio.sleep(0.02)
 
 
 def listener() -> socket.socket:
@@ -106,14 +133,19 @@ def home() -> Iterator[Home]:
 class Ask:
     """One request as the upstream got it."""
 
-    def __init__(self, head: bytes, body: bytes) -> None:
+    def __init__(self, head: bytes, body: bytes, reader: asyncio.StreamReader) -> None:
         self.raw = head
+        self._reader = reader
         self.body = body
         lines = head.decode("latin-1").split("\r\n")
         self.method, self.target, _ = lines[0].split(" ", 2)
         self.headers = [
             (n.lower(), v.strip()) for n, _, v in (line.partition(":") for line in lines[1:] if line)
         ]
+
+    async def until_gone(self) -> None:
+        """Say nothing until the other end closes the connection."""
+        await self._reader.read()
 
     def header(self, name: str) -> str | None:
         found = [v for n, v in self.headers if n == name]
@@ -143,7 +175,7 @@ class Upstream:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 body = await self._body(reader, head.lower())
-                ask = Ask(head[:-4], body)
+                ask = Ask(head[:-4], body, reader)
                 self.asks.append(ask)
                 await self.answer(ask, writer)
                 await writer.drain()
@@ -300,3 +332,26 @@ def git(
         return out
     assert done.returncode != 0, f"git {' '.join(argv)} was expected to fail: {out}{err}"
     return out + err
+
+
+async def agit(*argv: str, **kw: Any) -> str:
+    """``git`` without blocking the loop."""
+    return await asyncio.to_thread(functools.partial(git, *argv, **kw))
+
+
+def make_repo(path: Path, files: dict[str, str] | None = None, branch: str = "main") -> str:
+    """A real repository with one commit; returns its id."""
+    git("init", "-q", "-b", branch, str(path))
+    for name, text in (files or {"a.txt": "one\n"}).items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(text)
+    return commit(path, "first")
+
+
+def commit(path: Path, message: str, **files: str) -> str:
+    """Write ``files``, commit all; returns the commit's id."""
+    for name, text in files.items():
+        (path / name).write_text(text)
+    git("add", "-A", cwd=path)
+    git("commit", "-q", "--allow-empty", "-m", message, cwd=path)
+    return git("rev-parse", "HEAD", cwd=path).strip()
