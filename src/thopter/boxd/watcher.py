@@ -115,5 +115,9 @@ class Watcher:
             self.look_again()
         elif name:
             relative = folder + b"/" + name if folder else name
-            if self._glob.matches(relative):
+            if not self._glob.matches(relative):
+                return
+            if mask & (inotify.DELETE | inotify.MOVED_FROM):
+                self.look_again()
+            else:
                 self._changed(relative)
