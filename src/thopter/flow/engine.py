@@ -278,12 +278,13 @@ def _result(kind: str, result: Any) -> dict[str, Any]:
     return plain
 
 
-def _name(payload: str) -> str:
-    class Named(Struct):
-        name: str = ""
+class _Named(Struct):
+    name: str = ""
 
+
+def _name(payload: str) -> str:
     try:
-        return msgspec.json.decode(payload, type=Named).name
+        return msgspec.json.decode(payload, type=_Named).name
     except msgspec.DecodeError:
         return ""
 
