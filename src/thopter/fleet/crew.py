@@ -28,6 +28,7 @@ from thopter.model.sockets import Confines
 log = logging.getLogger(__name__)
 
 _FIRST_WORDS_S = 1.5
+_FLOWS_KEPT_MS = 30 * 86_400_000
 UP = (BoxState.READY, BoxState.FROZEN)
 OVER = (RunState.DONE, RunState.FAILED, RunState.STOPPED)
 
@@ -75,8 +76,17 @@ class Crew:
         for intent in missed:
             await self._acceptor.submit(intent)
         self.ready = True
+        self._nursery.spawn("housekeeping", self._keep_house())
         await self._first_words()
         self._ready.set()
+
+    async def _keep_house(self) -> None:
+        """Forget, now and then, what nobody can ask for any more."""
+        while True:
+            now = self.deps.clock.now_ms()
+            await self.deps.store.idempotency.expire(now)
+            await self.deps.engine.prune(now - _FLOWS_KEPT_MS)
+            await self.deps.clock.sleep(3600.0)
 
     async def _first_words(self) -> None:
         """Give boxes a moment to answer, so that the first look already shows who is there."""

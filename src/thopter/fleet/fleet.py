@@ -112,9 +112,19 @@ class Fleet:
         box = await self._find(name)
         if box.state is BoxState.CREATING:
             raise NotNow(f"{box.name} is still being created", hint=f"wait for it: 'thopter wait {box.name}'")
-        flow = "flow_end_" + box.id
+        flow = await self._end_flow(box.id)
         await self.deps.engine.submit("destroy", DestroyArgs(box=box.id, name=box.name), flow_id=flow)
         return Accepted(flow=flow, name=box.name, box=box.id)
+
+    async def _end_flow(self, key: str) -> str:
+        """The id of the destruction under way, or of the next attempt when the last one failed."""
+        for attempt in range(1, 1000):
+            flow = f"flow_end_{key}.{attempt}"
+            if not await self.deps.engine.knows(flow):
+                return flow
+            if (await self.deps.engine.status(flow)).status != "failed":
+                return flow
+        raise Refused(f"{key} could not be destroyed in a thousand attempts", hint="see 'thopter hub logs'")
 
     async def views(self, include_gone: bool = False) -> list[ThopterView]:
         """Every thopter, newest last."""

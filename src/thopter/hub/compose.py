@@ -168,7 +168,7 @@ class Inside:
 
 def _box_of(flow: str) -> str:
     """Destroy flows carry their box in their id."""
-    return flow.removeprefix("flow_end_") if flow.startswith("flow_end_") else ""
+    return flow.removeprefix("flow_end_").partition(".")[0] if flow.startswith("flow_end_") else ""
 
 
 def _drivers(group: str, socket: Any) -> list[Any]:

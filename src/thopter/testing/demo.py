@@ -159,7 +159,7 @@ def main() -> None:
     _say(f"\nThat took {time.monotonic() - began:.0f} s. They are still there; go on with:")
     for line in _NEXT:
         _say("  ./dev thopter " + line)
-    _say(f"Its work as a branch of your clone:  cd {repo} && {sys.executable} -m thopter.cli.main pull flag")
+    _say(f"  ./dev thopter pull flag --repo {repo}    its work as branch thopter/flag there")
     sys.exit(1 if bad else 0)
 
 
