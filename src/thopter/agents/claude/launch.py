@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thopter.agents.claude.clean import own_words
+from thopter.agents.claude.clean import is_quit, own_words
 from thopter.agents.claude.prepare import TOKEN_VARIABLE
 from thopter.model.errors import BadInput
 from thopter.model.sockets import Launch, LaunchContext
@@ -52,6 +52,8 @@ def first_words(ctx: LaunchContext) -> list[str]:
     """The prompt as arguments: the user's own words where they fit, else where to find them."""
     if ctx.prompt.strip():
         words = own_words(ctx.prompt)
+        if is_quit(words):
+            return ["--", f"The task, word for word: {words}"]
         if len(words.encode("utf-8", "surrogateescape")) <= PROMPT_MAX:
             return ["--", words]
     elif not ctx.prompt_file:

@@ -43,7 +43,6 @@ class Choice(Struct, frozen=True, kw_only=True):
     script: str = ""
     number: int = 0
     side: bool = False
-    prompt: str = ""
     words: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -159,18 +158,20 @@ def choose(scenario: Scenario, body: Mapping[str, Any]) -> Choice:
         "scripts": ", ".join(s.name for s in scenario.script) or "none",
     }
     if not body.get("tools"):
-        return Choice(turn=scenario.side, side=True, prompt=newest, words=words)
+        return Choice(turn=scenario.side, side=True, words=words)
     claims = _claims(scenario, found)
     place = _place(messages, claims, len(messages))
     if place is None:
         start = found[-1].index if found else 0
         number = min(_answers(messages, start, len(messages)), len(scenario.default) - 1)
-        return Choice(turn=scenario.default[number], number=number, prompt=newest, words=words)
+        return Choice(turn=scenario.default[number], number=number, words=words)
     claim, number = place
     return Choice(
-        turn=claim.script.turns[number], script=claim.script.name, number=number,
-        prompt=newest, words={**words, **claim.groups},
-    )  # fmt: skip
+        turn=claim.script.turns[number],
+        script=claim.script.name,
+        number=number,
+        words={**words, **claim.groups},
+    )
 
 
 def _cwd(body: Mapping[str, Any]) -> str:

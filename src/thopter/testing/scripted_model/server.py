@@ -18,7 +18,7 @@ from msgspec import UNSET, Struct, UnsetType
 from thopter.model.errors import BadInput, ThopterError, TimedOut
 from thopter.testing.http1 import Gone, Reply, Request, Server
 from thopter.testing.scripted_model import render
-from thopter.testing.scripted_model.choose import Choice, choose
+from thopter.testing.scripted_model.choose import Choice, choose, prompts
 from thopter.testing.scripted_model.scenario import Scenario, Script
 
 SEEN_MAX = 2000
@@ -198,15 +198,12 @@ class ScriptedModel:
     # ---------------------------------------------------------------------------------- messages
 
     async def _message(self, body: dict[str, Any], digest: str, size: int, seen: Seen, reply: Reply) -> None:
-        choice = choose(self.scenario, body)
-        seen.script, seen.turn, seen.side, seen.prompt = (
-            choice.script,
-            choice.number,
-            choice.side,
-            choice.prompt,
-        )
+        said = prompts(body)
+        seen.prompt = said[-1].text if said else ""
         seen.stream, seen.model = bool(body.get("stream")), str(body.get("model", ""))
         seen.messages = len(body["messages"])
+        choice = choose(self.scenario, body)
+        seen.script, seen.turn, seen.side = choice.script, choice.number, choice.side
         # A client that falls back from streaming to not asks the same question again.
         same = json.dumps([choice.script, choice.number, body["messages"]], sort_keys=True)
         which = hashlib.sha256(same.encode("utf-8", "surrogatepass")).hexdigest()
