@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import BOUND, BoxdProcess, run, wait_for
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import BOUND, BoxdProcess, run, wait_for
 from thopter.boxd import http as boxd_http
 from thopter.boxd.shrink import shrink
 from thopter.kit.channel import BoxLink
@@ -265,11 +265,12 @@ def test_a_request_cut_anywhere_is_one_request(body: bytes, data: st.DataObject)
 json_values = st.recursive(
     st.none() | st.integers() | st.text(),
     lambda i: st.lists(i) | st.dictionaries(st.text(), i),
-    max_leaves=20,
+    max_leaves=12,
 )
 
 
-@given(st.dictionaries(st.text(), json_values), st.integers(64, 400))
+@given(st.dictionaries(st.text(max_size=30), json_values, max_size=6), st.integers(64, 400))
+@settings(max_examples=60)
 def test_what_is_shrunk_fits_and_json_stays_json(value: dict[str, Any], limit: int) -> None:
     body = json.dumps(value).encode()
     text, cut = shrink(body, limit)

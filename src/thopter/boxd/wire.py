@@ -128,11 +128,13 @@ class Decoder:
         items: List[Item] = []
         at, have = 0, len(buffer)
         try:
-            while have - at >= 5:
+            while have - at >= 4:
                 length = int.from_bytes(buffer[at : at + 4], "big")
-                kind = buffer[at + 4]
                 if not 5 <= length <= MAX_FRAME:
                     raise ProtocolError(f"a frame of {length} bytes")
+                if have - at == 4:
+                    break
+                kind = buffer[at + 4]
                 if kind not in _KINDS:
                     raise ProtocolError(f"a frame of unknown kind {kind:#04x}")
                 end = at + 4 + length
