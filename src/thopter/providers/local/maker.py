@@ -28,7 +28,7 @@ from thopter.model.errors import BadInput, ProviderError
 from thopter.model.ids import check_name
 from thopter.model.nouns import BoxState, Isolation
 from thopter.model.sockets import BoxSpec, Caps, GoldenPart
-from thopter.providers.local import curated, goldens, order
+from thopter.providers.local import curated, flatten, goldens, order
 from thopter.providers.local.birth import LOG
 from thopter.providers.local.modes import Mode
 from thopter.providers.local.nursery import listen_unix
@@ -90,21 +90,19 @@ class Maker:
             (self.stages / name).mkdir(exist_ok=True)
         self.pool.start()
         if self.shelf.read(goldens.BASE) is None:
-            self.build_plain(goldens.BASE, ())
+            self.build_base()
         self._mask = self.shelf.current_mask()
         self.ranges.know(r.base for r in self.records.all())
         self.groups.limits  # noqa: B018 - detected now rather than at the first box
 
-    def build_plain(self, name: str, parts: Sequence[GoldenPart]) -> list[str]:
-        """Build a golden without parts."""
-        wanted = goldens.check_parts(parts)
+    def build_base(self) -> None:
+        """Build the golden without parts."""
         building = self.shelf.new()
         curated.make_root(building / "root")
-        digest = hashlib.sha256(os.urandom(16)).hexdigest()[:16]
+        digest = flatten.content_digest(building / "root")
         self.shelf.keep(
-            building, name, digest, goldens.Golden(layout=goldens.LAYOUT, parts=wanted, created_ms=_now_ms())
+            building, goldens.BASE, digest, goldens.Golden(layout=goldens.LAYOUT, created_ms=_now_ms())
         )
-        return [f"golden {name} is {digest}"]
 
     def golden_ready(self, name: str, parts: Sequence[GoldenPart]) -> bool:
         """True when it exists in the present layout with exactly these parts."""
@@ -124,10 +122,13 @@ class Maker:
         """The unix socket of the box's boxd."""
         return self.paths.runtime / "b" / f"{key}.sock"
 
-    def prepare(self, spec: BoxSpec, mode: Mode, token: str) -> Birth:
-        """Record the box, then make all that the zygote needs. On an error call :meth:`remove`."""
+    def prepare(self, spec: BoxSpec, mode: Mode, token: str, golden: str = "") -> Birth:
+        """Record the box, then make all that the zygote needs. On an error call :meth:`remove`.
+
+        ``golden``: the folder of a golden that has no name yet, instead of the one of ``spec``.
+        """
         check_name(spec.name)
-        golden = self.shelf.resolve(spec.golden)
+        golden = golden or self.shelf.resolve(spec.golden)
         spare, after = self.spares.take(mode)
         record = Record(
             key=spec.key, name=spec.name, phase="creating", isolation=mode.isolation, golden=golden,
@@ -240,6 +241,13 @@ class Maker:
             self.ranges.give_back(record.base)
         self.records.remove(key)
 
+    def end_processes(self, key: str) -> Path:
+        """Kill everything in the box, leaving what it wrote; returns the folder of that."""
+        record = self.records.read(key)
+        if record is not None:
+            self._end_processes(record)
+        return self.pool.folder / key
+
     def _end_processes(self, record: Record) -> None:
         try:
             if record.group:
@@ -250,6 +258,11 @@ class Maker:
                 procs.wait_gone(record.pid, record.start, 10.0)
         except TimeoutError as e:
             raise ProviderError(f"box {record.key} can't be ended: {e}") from None
+
+    @staticmethod
+    def now_ms() -> int:
+        """Wall time in ms."""
+        return _now_ms()
 
     def dismantle(self) -> None:
         """Give back what no box needs any more."""

@@ -18,7 +18,7 @@ from thopter.kit.paths import Paths, find_paths
 from thopter.kit.settings import Settings
 from thopter.model.errors import Ambiguous, NotFound, NotNow, ProviderError, TimedOut
 from thopter.model.sockets import BoxHandle, BoxSpec, Caps, GoldenPart, Leak, Stream
-from thopter.providers.local import hello, modes, sweep
+from thopter.providers.local import hello, modes, sweep, workshop
 from thopter.providers.local.maker import Maker
 from thopter.providers.local.nursery import Nursery
 from thopter.providers.local.record import Record, check_key
@@ -39,6 +39,8 @@ class LocalProvider:
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         self._caps: Caps | None = None
         self._probing = asyncio.Lock()
+        self._building = asyncio.Lock()
+        self._private: set[str] = set()  # keys of boxes that are our own business
 
     # ------------------------------------------------------------------ life of the provider
 
@@ -76,10 +78,11 @@ class LocalProvider:
                 await asyncio.to_thread(self._maker.remove, spec.key)
             return await self._create(spec)
 
-    async def _create(self, spec: BoxSpec) -> BoxHandle:
+    async def _create(self, spec: BoxSpec, golden: str = "") -> BoxHandle:
         mode = modes.choices(os.geteuid(), os.getegid(), self._maker.settings.get("local.isolation"))[0]
         try:
-            birth = await asyncio.to_thread(self._maker.prepare, spec, mode, secrets.token_urlsafe(24))
+            token = secrets.token_urlsafe(24)
+            birth = await asyncio.to_thread(self._maker.prepare, spec, mode, token, golden)
             try:
                 with birth.boxd:
                     born, _ = await self._nursery.ask(birth.ask, (birth.boxd.fileno(),))
@@ -184,19 +187,37 @@ class LocalProvider:
         return await asyncio.to_thread(self._maker.golden_ready, golden, want)
 
     async def build_golden(self, golden: str, want: Sequence[GoldenPart]) -> AsyncIterator[str]:
-        """Build it beside the old one and swap; yields progress."""
-        for line in await asyncio.to_thread(self._maker.build_plain, golden, want):
-            yield line
+        """Build it beside the old one and swap; yields progress. One at a time."""
+        async with (
+            self._building,
+            contextlib.aclosing(workshop.build(self._maker, self, golden, want)) as lines,
+        ):
+            async for line in lines:
+                yield line
+
+    async def open_bench(self, key: str, golden: str) -> Stream:
+        """A box of the workshop (see ``workshop.Bench``); unknown to the hub, spared by sweeps."""
+        self._private.add(key)
+        await self._create(BoxSpec(key=key, name=key), golden)
+        return await self.channel(key)
+
+    async def close_bench(self, key: str) -> None:
+        """See ``workshop.Bench``."""
+        await self.destroy(key)
+        self._private.discard(key)
 
     async def leaks(self, known: frozenset[str]) -> Sequence[Leak]:
         """What of this state folder is on this machine and belongs to no key in ``known``."""
-        return await asyncio.to_thread(sweep.find, self._maker, known)
+        return await asyncio.to_thread(sweep.find, self._maker, self._spared(known))
 
     async def sweep(self, known: frozenset[str]) -> Sequence[Leak]:
         """Remove it."""
-        return await asyncio.to_thread(sweep.remove, self._maker, known)
+        return await asyncio.to_thread(sweep.remove, self._maker, self._spared(known))
 
     # ----------------------------------------------------------------------------- inside
+
+    def _spared(self, known: frozenset[str]) -> frozenset[str]:
+        return known | self._private | self._locks.keys()
 
     def _require(self, key: str) -> Record:
         record = self._maker.records.read(check_key(key))
