@@ -100,8 +100,8 @@ def _narrow(view: ThopterView, now_ms: int, columns: int, colour: bool) -> list[
     state_part = paint(state, *_style(view), on=colour)
     owner = "".join(word[0] for word in one_line(view.owner, 60).split()[:3]).upper()
     head = "  ".join(part for part in (name, state_part, since, box, agent, heartbeat, owner) if part)
-    if width(_bare(head)) > columns:
-        head = "  ".join((name, state_part, since))
+    if width(clean(head)) > columns:
+        head = "  ".join((fit(name, max(columns - len(state) - len(since) - 4, 8)), state_part, since))
     lines = [head]
     for label, text in (("Task", view.task), ("Last message", view.last_message)):
         if text:
@@ -109,10 +109,6 @@ def _narrow(view: ThopterView, now_ms: int, columns: int, colour: bool) -> list[
     for mark, style, text in _troubles(view):
         lines.append(paint(fit(f"  {mark} {text}", columns), style, on=colour))
     return lines
-
-
-def _bare(text: str) -> str:
-    return clean(text)
 
 
 def _asleep(view: ThopterView) -> bool:
