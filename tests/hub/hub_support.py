@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -95,7 +96,9 @@ class HubProcess:
     def client(self) -> httpx2.Client:
         """An HTTP client on the unix socket."""
         return httpx2.Client(
-            transport=httpx2.HTTPTransport(uds=str(self.socket)), base_url="http://thopter", timeout=BOUND
+            transport=httpx2.HTTPTransport(uds=str(self.socket), verify=False),
+            base_url="http://thopter",
+            timeout=BOUND,
         )
 
     def request(self, method: str, path: str, **kw: Any) -> httpx2.Response:
@@ -108,10 +111,11 @@ class HubProcess:
     def post(self, path: str, body: Any = None, **headers: str) -> httpx2.Response:
         return self.request("POST", path, json={} if body is None else body, headers=headers)
 
-    @property
+    @functools.cached_property
     def tcp(self) -> str:
         """URL of the TCP door, e.g. ``http://127.0.0.1:40123``."""
-        return next(each for each in self.get("/v1/hub").json()["listeners"] if each.startswith("http"))
+        listeners: list[str] = self.get("/v1/hub").json()["listeners"]
+        return next(each for each in listeners if each.startswith("http"))
 
     @property
     def tcp_port(self) -> int:

@@ -45,6 +45,14 @@ class WebSocketEndpoint:
         await self._route.handler(self._hub, key, scope, receive, send)
 
 
+class NoWebSocket:
+    """What a handshake gets at any other path."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse with 404."""
+        await send_error(send, no_such_path(scope["path"]), websocket=True)
+
+
 def build_app(hub: Hub, door: Door, routes: Sequence[Route] = ROUTES) -> Starlette:
     """Make the application for ``door``; it keeps nothing that ``hub`` does not hold."""
     paths: dict[str, dict[str, App]] = {}
@@ -57,7 +65,7 @@ def build_app(hub: Hub, door: Door, routes: Sequence[Route] = ROUTES) -> Starlet
         else:
             methods[route.method] = Endpoint(route, hub)
     found += [HttpRoute(path, PathEndpoint(methods)) for path, methods in paths.items()]
-    found.append(WebSocketRoute("/{path:path}", _no_websocket))
+    found.append(WebSocketRoute("/{path:path}", NoWebSocket()))
     app = Starlette(
         routes=found,
         middleware=[Middleware(Guard, door)],
@@ -65,10 +73,6 @@ def build_app(hub: Hub, door: Door, routes: Sequence[Route] = ROUTES) -> Starlet
     )
     app.router.redirect_slashes = False
     return app
-
-
-async def _no_websocket(scope: Scope, receive: Receive, send: Send) -> None:
-    await send_error(send, no_such_path(scope["path"]), websocket=True)
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:

@@ -28,6 +28,7 @@ IDLE_MAX = 512
 CONNECTIONS_MAX = 3000
 STALL_SECONDS = 30.0
 DROPPED_BYTES = 16 << 20
+_WS_HEADERS, _WS_LINE = 100, 8000  # the WebSocket library takes 128 lines of 8,192 bytes
 HUNG_UP = "thopter.hung_up"
 _GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 
@@ -147,6 +148,8 @@ class HubHttp(HttpToolsProtocol):
         protocol.connection_made(self.transport)
         protocol.data_received(b"".join([*head, b"\r\n"]))
         self.transport.set_protocol(protocol)
+        if not protocol.handshake_initiated:  # it choked on the head: nobody would ever answer
+            self.transport.abort()
 
     def pause_writing(self) -> None:
         """The client does not take what we send: it has ``STALL_SECONDS`` to take some of it."""
@@ -206,10 +209,12 @@ class HubHttp(HttpToolsProtocol):
         return None
 
     def _refuse(self, error: ThopterError) -> None:
-        busy = self.cycle is not None and not self.cycle.response_complete
-        if busy:  # an answer is under way on this connection: another one would mix with it
-            self.transport.abort()
-            return
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            mine = cycle.more_body and not cycle.response_started and not self.pipeline
+            if not mine:  # another request's answer is due on this connection: do not mix with it
+                self.transport.abort()
+                return
         body = error_body(error)
         headers = [
             *error_headers(error),
@@ -275,6 +280,8 @@ def _too_large() -> ThopterError:
 
 def _sound_handshake(method: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
     """True for what the WebSocket library will accept: its own refusals lack our headers."""
+    if len(headers) > _WS_HEADERS or any(len(name) + len(value) > _WS_LINE for name, value in headers):
+        return False
     found: dict[bytes, list[bytes]] = {}
     for name, value in headers:
         found.setdefault(name, []).append(value)
