@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import contextlib
 import secrets
 import shutil
@@ -93,7 +94,9 @@ async def _check(bench: Bench, building: Path, parts: Sequence[GoldenPart]) -> A
     async with _box(bench, building.name) as (_, link):
         for part in parts:
             if part.check:
-                said = await _must(link, part, list(part.check), _CHECK_S, "it does not work")
+                # Given relative to the part's own folder, as the socket says.
+                argv = [os.path.join("/opt/thopter", part.name, part.check[0]), *part.check[1:]]
+                said = await _must(link, part, argv, _CHECK_S, "it does not work")
                 yield f"{part.name}: checked ({said.splitlines()[0][:100] if said else 'ok'})"
 
 
