@@ -33,6 +33,7 @@ def run_init(config: Mapping[str, Any], listener: Optional[socket.socket] = None
     if listener is None:
         listener = socket.socket(fileno=int(config["listen_fd"]))
     hook_listener = _hook_listener(config)
+    main.own_signals()
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     if os.getpid() != 1:
         _libc.prctl(_SUBREAPER, 1, 0, 0, 0)

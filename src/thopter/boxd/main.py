@@ -112,6 +112,23 @@ def own_descriptors() -> None:
                 continue  # the one that listed them
 
 
+def own_signals() -> None:
+    """Forget what the parent set up: default handlers, nothing blocked, no wake-up descriptor.
+    SIGPIPE is ignored, so that writing to somebody who has gone is an error, not death."""
+    signal.set_wakeup_fd(-1)
+    for number in (
+        signal.SIGTERM,
+        signal.SIGINT,
+        signal.SIGHUP,
+        signal.SIGCHLD,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+    ):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 def serve(
     listener: socket.socket, config: Mapping[str, Any], hook_listener: Optional[socket.socket] = None
 ) -> None:
@@ -124,8 +141,7 @@ def serve(
     own_descriptors()
     os.umask(0o022)
     os.chdir("/")
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    own_signals()
     gc.collect()
     gc.freeze()  # what is shared with the parent stays shared: collections don't touch it
     Server(listener, checked, hook_listener).run()

@@ -151,7 +151,7 @@ class Ledger:
     """The sessions we started, in a small file, so that a new boxd ends what a dead one left.
 
     A slot is written at the start of each process and cleared at its end; no fsync (it matters
-    only while the machine runs).
+    only while the box runs: a file of another life of the box, or of the machine, is ignored).
     """
 
     _SLOT = struct.Struct("<Id")  # pid, CLOCK_BOOTTIME when it was started
@@ -159,13 +159,16 @@ class Ledger:
 
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._life = _life()
         self._free = list(range(self._SLOTS - 1, -1, -1))
 
     def sweep(self) -> int:
         """Kill every recorded session that still lives; return how many."""
-        raw = os.pread(self._fd, self._SLOT.size * self._SLOTS, 0)
+        raw = os.pread(self._fd, _LIFE + self._SLOT.size * self._SLOTS, 0)
+        if raw[:_LIFE] != self._life:
+            raw = b""
         killed = 0
-        for at in range(0, len(raw) - self._SLOT.size + 1, self._SLOT.size):
+        for at in range(_LIFE, len(raw) - self._SLOT.size + 1, self._SLOT.size):
             pid, since = self._SLOT.unpack_from(raw, at)
             if not pid:
                 continue
@@ -177,6 +180,7 @@ class Ledger:
                 killed += 1
                 procfs.kill_session(pid)
         os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, self._life, 0)
         return killed
 
     def enter(self, pid: int) -> int:
@@ -196,9 +200,18 @@ class Ledger:
     def _write(self, slot: int, pid: int) -> None:
         entry = self._SLOT.pack(pid, time.clock_gettime(time.CLOCK_BOOTTIME))
         try:
-            os.pwrite(self._fd, entry, slot * self._SLOT.size)
+            os.pwrite(self._fd, entry, _LIFE + slot * self._SLOT.size)
         except OSError as e:
             log("the ledger of processes can't be written: " + describe(e))
+
+
+_LIFE = 64  # bytes at the ledger's beginning that name one life of the box
+
+
+def _life() -> bytes:
+    first = procfs.stat(1)
+    boot = procfs.read_small("/proc/sys/kernel/random/boot_id").strip()
+    return (boot + b" %d" % (first.started if first is not None else 0)).ljust(_LIFE)[:_LIFE]
 
 
 class Child:

@@ -352,7 +352,12 @@ class BoxLink:
                         return  # its connection ends here; the listener goes on
 
         def accept(channel: MuxChannel) -> None:
-            background.spawn(serve(channel))
+            work = serve(channel)
+            try:
+                background.spawn(work)
+            except RuntimeError:  # the group is about to end: an error of another handler
+                work.close()
+                channel.finish()
 
         with self._mux.open({"op": "listen", "port": port}) as listening:
             async with Background() as background:
