@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from e2e_lab import Lab, lab
@@ -160,7 +161,7 @@ def _box_processes(key: str) -> list[int]:
     found = []
     for pid in filter(str.isdecimal, os.listdir("/proc")):
         try:
-            text = open(f"/proc/{pid}/cgroup").read()
+            text = Path(f"/proc/{pid}/cgroup").read_text()
         except OSError:
             continue
         if key in text:

@@ -25,7 +25,7 @@ def repo(flight: Lab) -> Path:
 def flown(flight: Lab, repo: Path) -> Lab:
     """Three thopters that have done their jobs and wait."""
     for name, prompt in zip(NAMES, PROMPTS, strict=True):
-        said = flight.run("run", "--detach", "--repo", ".", "--name", name, prompt, cwd=repo, timeout=300)
+        said = flight.run("run", "--repo", ".", "--name", name, prompt, cwd=repo, timeout=300)
         assert f"Thopter '{name}' running" in said.stdout
     flight.rest(*NAMES)
     return flight

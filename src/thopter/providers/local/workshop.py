@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import contextlib
+import os
 import secrets
 import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -15,7 +15,7 @@ from thopter.kit.channel import BoxLink
 from thopter.model.errors import NotFound, ProviderError
 from thopter.model.sockets import GoldenPart, Stream
 from thopter.providers.local import curated, flatten, goldens, npm
-from thopter.providers.local.maker import Maker
+from thopter.providers.local.maker import Maker, now_ms
 
 _SCRIPTS_S = 600.0
 _CHECK_S = 120.0
@@ -54,7 +54,7 @@ async def build(
         async for line in _check(bench, building, parts):
             yield line
         digest = await asyncio.to_thread(flatten.content_digest, root)
-        found = goldens.Golden(layout=goldens.LAYOUT, parts=parts, created_ms=maker.now_ms())
+        found = goldens.Golden(layout=goldens.LAYOUT, parts=parts, created_ms=now_ms())
         await asyncio.to_thread(maker.shelf.keep, building, name, digest, found)
         yield f"golden {name} is ready ({digest})"
     finally:
