@@ -69,7 +69,7 @@ def order(item: Evidence) -> tuple[int, int, int, int, str, str]:
         _SOURCE_RANK[item.source],
         item.seen_ms,
         item.detail,
-        json.dumps(item.data, sort_keys=True, default=repr),
+        json.dumps(item.data, sort_keys=True, default=repr) if item.data else "",
     )
 
 
@@ -128,8 +128,8 @@ def prune(evidence: Iterable[Evidence]) -> tuple[Evidence, ...]:
         _keep(newest, key, item)
         if item.fact in _BY_CALL and call_of(item):
             _keep(by_call, (item.source, item.fact, call_of(item)), item)
-        if is_sign_of_life(item) and (sign is None or _newer_seen(item) > _newer_seen(sign)):
-            sign = item
+        if is_sign_of_life(item) and (sign is None or item.seen_ms >= sign.seen_ms):
+            sign = item if sign is None else max(sign, item, key=_newer_seen)
     boundary = max((i.at_ms for i in newest.values() if i.fact in _BOUNDARIES), default=None)
     kept = list(newest.values()) + ([] if sign is None else [sign])
     for fact, limit in _BY_CALL.items():
@@ -140,7 +140,8 @@ def prune(evidence: Iterable[Evidence]) -> tuple[Evidence, ...]:
 
 def _keep(table: dict[tuple[str, str, str], Evidence], key: tuple[str, str, str], item: Evidence) -> None:
     old = table.get(key)
-    if old is None or order(item) > order(old):
+    # Dates nearly always differ, and decide first in ``order``; the rest is dear.
+    if old is None or item.at_ms > old.at_ms or (item.at_ms == old.at_ms and order(item) > order(old)):
         table[key] = item
 
 

@@ -42,22 +42,22 @@ def fold(evidence: Iterable[Evidence], now_ms: int, *, limits: TruthLimits = DEF
     """Derive the state of one run from its evidence at ``now_ms`` (hub clock). Never raises."""
     items = prune(evidence)
     whole = Window(items)
-    life = Window(items, _life_start(whole, limits), limits.launch_ms)
+    life = _present_life(whole, limits)
     over = _done(life) or _ended_life(life, limits) or _gone(life, whole, limits)
     return over or _through_silence(read_turn(life, now_ms, limits), whole, now_ms, limits)
 
 
-def _life_start(whole: Window, limits: TruthLimits) -> int | None:
-    """Return when the agent's present life began; its facts from before are history.
+def _present_life(whole: Window, limits: TruthLimits) -> Window:
+    """Return what belongs to the agent's present life; facts from before are history.
 
     A life begins with a launch, or with the return of a dead agent that nobody launched (somebody
-    started it by hand in its terminal). None: all that is known belongs to one life.
+    started it by hand in its terminal).
     """
     start = _launch_time(whole, limits)
     exited = whole.last(Fact.PROCESS_EXITED)
-    if exited is None or (start is not None and exited.at_ms < start):
-        return start
-    return exited.at_ms + 1 if _came_back(whole, exited, limits) else start
+    if exited is not None and (start is None or exited.at_ms >= start) and _came_back(whole, exited, limits):
+        return Window(whole.items, exited.at_ms + 1)
+    return Window(whole.items, start, limits.launch_ms)
 
 
 def _launch_time(whole: Window, limits: TruthLimits) -> int | None:
@@ -85,9 +85,11 @@ def _came_back(whole: Window, exited: Evidence, limits: TruthLimits) -> bool:
     if session is not None and session.at_ms > exited.at_ms + limits.settle_ms:
         return True
     hub = whole.last(Fact.LAUNCHED, sources=_HUB)
-    if hub is None or hub.at_ms <= exited.at_ms + limits.skew_ms:
+    if hub is None:
         return False
-    return box is None or hub.at_ms - box.at_ms > limits.launch_ms
+    # The hub may note a launch just after its process has already died; boxd's word settles it.
+    same = box is not None and hub.at_ms - box.at_ms <= limits.launch_ms
+    return hub.at_ms > exited.at_ms + (limits.settle_ms if same else limits.skew_ms)
 
 
 def _done(life: Window) -> Verdict | None:
@@ -170,8 +172,9 @@ def _contradiction(one: Evidence, other: Evidence, words: str) -> Verdict:
 
 def _ends_by_itself(verdict: Verdict) -> bool:
     """A state that goes over into another with nobody's help can't be known through silence."""
-    self_ending = (RunState.STARTING, RunState.WORKING)
-    return verdict.state in self_ending or verdict.reason is WaitReason.RATE_LIMIT
+    if verdict.reason is WaitReason.RATE_LIMIT:
+        return verdict.because[0].fact is Fact.RATE_LIMITED  # still trying; a failed turn has given up
+    return verdict.state in (RunState.STARTING, RunState.WORKING)
 
 
 def _through_silence(verdict: Verdict, whole: Window, now_ms: int, limits: TruthLimits) -> Verdict:

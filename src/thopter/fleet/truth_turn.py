@@ -82,10 +82,11 @@ class _Turn:
     @property
     def in_background(self) -> bool:
         """The last turn ended with tasks going on that will wake the agent."""
-        end = self.closing
-        if end is None or end.fact is not Fact.TURN_ENDED or not end.data.get("background"):
+        if self.closing is None or self.closing.fact is not Fact.TURN_ENDED:
             return False
-        return self.started is None or self.started.at_ms < end.at_ms
+        # Several sources tell one end; only a hook knows of background tasks.
+        since = _at(self.started)
+        return any(e.data.get("background") for e in self.life.all(Fact.TURN_ENDED) if e.at_ms > since)
 
     def is_closed(self) -> bool:
         """The last turn has ended and no new one begun. A tool's report that comes in within
