@@ -51,6 +51,10 @@ SETTINGS: tuple[Setting, ...] = (
         "local.isolation", "auto", "How the local provider isolates boxes; auto takes the strongest.",
         ("auto", "namespaces-idmapped", "namespaces-user", "bubblewrap", "container", "none"),
     ),
+    Setting(
+        "local.pool", "auto", "Where boxes of the local provider write: a btrfs image (disk limits, instant "
+        "forks) or plain folders; auto takes btrfs where it can be had.", ("auto", "btrfs", "plain"),
+    ),
     Setting("hub.listen", "", "Loopback address for TCP, e.g. 127.0.0.1:8480; empty means unix socket only."),
     Setting("hub.log_level", "info", "How much the hub logs.", ("debug", "info", "warning", "error")),
 )  # fmt: skip

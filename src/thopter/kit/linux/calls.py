@@ -156,9 +156,10 @@ def set_name(name: str) -> None:
     prctl(PR_SET_NAME, ctypes.addressof(raw))
 
 
-def retitle(title: str) -> None:
-    """Name this process, and write over its command line (it tells paths of the machine)."""
-    set_name(title)
+def retitle(name: str, title: str) -> None:
+    """Name this process ``name`` (15 bytes) and make ``title`` its command line, as far as there is
+    room; what was there tells paths of the machine."""
+    set_name(name)
     with open("/proc/self/stat", "rb") as f:
         fields = f.read().rpartition(b")")[2].split()
     start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end

@@ -55,7 +55,13 @@ class Cgroups:
         for h in self.hierarchies:
             group = h.group(name)
             with contextlib.suppress(FileExistsError):
-                os.makedirs(group)
+                try:
+                    os.mkdir(group)
+                except FileNotFoundError:  # the first group of the family
+                    os.makedirs(h.family, exist_ok=True)
+                    if h.version == 2:
+                        _enable(os.path.dirname(h.family), h.family)
+                    os.mkdir(group)
             made.append(group)
             limit = _limit_v2 if h.version == 2 else _limit_v1
             limit(group, h.controllers, memory_bytes, pids, cpus)
@@ -238,6 +244,7 @@ def _write(path: str, text: str) -> None:
 
 def find(family: str, root: bool, mountinfo: str = "/proc/self/mountinfo") -> Cgroups:
     """Detect the hierarchies by making ``family`` on each; what can't be written is left out.
+    A family without groups is removed again: only :meth:`Cgroups.make` leaves something behind.
 
     As root groups are made at the top of each hierarchy that is visible here (a container's own top
     is inside its limits), so they do not end with the session that started us. An ordinary user
@@ -255,9 +262,10 @@ def find(family: str, root: bool, mountinfo: str = "/proc/self/mountinfo") -> Cg
             usable = _enable(parent, place) if version == 2 else controllers & {*_WANTED, "freezer"}
         except OSError:
             continue
+        with contextlib.suppress(OSError):  # groups are in it
+            os.rmdir(place)
         if version == 1 and usable == {"freezer"} and any(h.version == 2 for h in found):
-            os.rmdir(place)  # v2 freezes better, and each group joined costs time
-            continue
+            continue  # v2 freezes better, and each group joined costs time
         have |= usable
         found.append(Hierarchy(place, version, frozenset(usable)))
     return Cgroups(found)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import time
 
 
@@ -27,6 +29,81 @@ def alive(pid: int, start: int) -> bool:
     except (OSError, IndexError):
         return False
     return int(fields[19]) == start and fields[0] not in (b"Z", b"X")
+
+
+def kill(pid: int, start: int, seconds: float = 10.0) -> None:
+    """Kill exactly that process and wait until it is gone. Gone already = success; TimeoutError."""
+    with contextlib.suppress(ProcessLookupError):
+        if alive(pid, start):
+            os.kill(pid, signal.SIGKILL)
+    wait_gone(pid, start, seconds)
+
+
+def children() -> dict[int, list[int]]:
+    """Every process visible here under its parent's id."""
+    found: dict[int, list[int]] = {}
+    for pid in all_pids():
+        with contextlib.suppress(OSError, IndexError):
+            found.setdefault(int(stat_fields(pid)[1]), []).append(pid)
+    return found
+
+
+def tree(pid: int) -> list[int]:
+    """``pid`` and all its descendants now, parents first."""
+    below = children()
+    found = [pid]
+    for one in found:
+        found += below.get(one, [])
+    return found
+
+
+def stop_tree(pid: int, stop: bool, seconds: float = 10.0) -> None:
+    """Stop (or let go on) a process and all its descendants by signal, those forked meanwhile too.
+
+    For where there is no freezer: their parents see it, and somebody inside can undo it.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        todo = [p for p in tree(pid) if stopped(p) != stop]
+        if not todo:
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"processes {todo[:5]} do not {'stop' if stop else 'go on'}")
+        for one in todo:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, signal.SIGSTOP if stop else signal.SIGCONT)
+        time.sleep(0.0005)
+
+
+def stopped(pid: int) -> bool:
+    """True for a process that is stopped by signal (or is no more)."""
+    try:
+        return stat_fields(pid)[0] in (b"T", b"Z", b"X")
+    except (OSError, IndexError):
+        return True
+
+
+def command_line(pid: int) -> list[str]:
+    """Its arguments, empty when there are none or it is gone."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as f:
+            raw = f.read(4096)
+    except OSError:
+        return []
+    return [word.decode("utf-8", "replace") for word in raw.rstrip(b"\0").split(b"\0")] if raw else []
+
+
+def first_of_namespace(pid: int) -> bool:
+    """True for the first process of a pid namespace below ours (nobody can pretend to be one)."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as f:
+            for line in f:
+                if line.startswith(b"NSpid:"):
+                    numbers = line.split()[1:]
+                    return len(numbers) > 1 and numbers[-1] == b"1"
+    except OSError:
+        return False
+    return False
 
 
 def wait_gone(pid: int, start: int, seconds: float) -> None:

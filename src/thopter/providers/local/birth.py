@@ -25,7 +25,7 @@ from thopter.kit import failpoint
 from thopter.kit.linux import calls, procs
 from thopter.providers.local import outer, rootfs, walls
 from thopter.providers.local.fdline import Line, failure, send
-from thopter.providers.local.order import Half, Order
+from thopter.providers.local.order import TITLE, Half, Order
 
 LOG = "/run/thopter/boxd.log"  # inside the box, in its own memory
 _SPACES = (
@@ -104,7 +104,7 @@ def _finish(
     calls.sethostname(order.name)
     calls.pivot_into(root)
     failpoint.hit("birth.pivoted")
-    send(line, {"config": order.config}, fds)
+    send(line, {"config": order.config, "key": order.key}, fds)
     os.close(fds[0])
     _hear(line, "ready")
     return listeners
@@ -154,6 +154,7 @@ def _first(line: socket.socket, half: Half, code: bytes, run: Run) -> NoReturn:
         if talk.wait() is None:
             os._exit(1)
         _become_root_of_box(half.count > 1)
+        calls.retitle(TITLE, f"{half.family} spare {half.group}")
         walls.close_the_door(code)
         orders = talk.wait()
         if orders is None:
@@ -164,6 +165,7 @@ def _first(line: socket.socket, half: Half, code: bytes, run: Run) -> NoReturn:
         if talk.wait() is None:
             os._exit(1)
         line.close()
+        calls.retitle(TITLE, f"{half.family} box {orders['key']}")
         config = orders["config"]
         assert isinstance(config, dict)
     except BaseException as e:  # noqa: BLE001 - this process has only its builder to tell
@@ -181,7 +183,6 @@ def _become_root_of_box(many: bool) -> None:
         os.setgroups([])
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
-    calls.retitle("thopter-box")
 
 
 def _settle(keep: tuple[int, ...]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,6 +20,7 @@ from thopter.model.errors import BadInput, NotFound
 from thopter.model.sockets import GoldenPart
 from thopter.providers.local import mask
 from thopter.providers.local.record import check_key
+from thopter.providers.local.trees import remove_tree
 
 BASE = "base"  # no parts; what the probe and part-less boxes use
 LAYOUT = 1  # raise it when curated.py makes something that older goldens lack
@@ -61,7 +61,7 @@ class Shelf:
             return None
 
     def new(self) -> Path:
-        """A fresh folder to build in; anything left of an earlier build is swept by :meth:`tidy`."""
+        """A fresh folder to build in; anything left of an earlier build is found by :meth:`unused`."""
         path = self.folder / f".build-{secrets.token_hex(6)}"
         path.mkdir(mode=0o755)
         return path
@@ -71,7 +71,7 @@ class Shelf:
         (built / "golden.json").write_bytes(msgspec.json.encode(golden))
         final = self.folder / digest
         if final.exists():
-            shutil.rmtree(built)
+            remove_tree(built)
         else:
             os.sync()  # the link below must never point to a half-written tree after a power cut
             built.rename(final)
@@ -84,17 +84,14 @@ class Shelf:
         links = (p for p in self.folder.iterdir() if p.is_symlink() and not p.name.startswith("."))
         return {p.name: os.readlink(p) for p in links}
 
-    def tidy(self, used: Iterable[str]) -> list[str]:
-        """Remove unfinished builds and digests that neither a name nor a box (``used``) needs."""
-        wanted = {*used, *self.names().values()}
-        removed = []
-        for path in self.folder.iterdir():
-            kept = path.is_symlink() or path.name in wanted or path.name in (".masks", ".mask")
-            if kept and not path.name.startswith(".link-"):
-                continue
-            _remove(path)
-            removed.append(path.name)
-        return removed
+    def unused(self, used: Iterable[str]) -> list[Path]:
+        """Unfinished builds, and digests that neither a name nor a box (``used``) needs."""
+        wanted = {*used, *self.names().values(), ".masks", ".mask"}
+        return sorted(
+            path
+            for path in self.folder.iterdir()
+            if path.name.startswith(".link-") or not (path.is_symlink() or path.name in wanted)
+        )
 
     def current_mask(self, now: float | None = None) -> str:
         """The digest of the mask to use, computed anew when it is a day old or packages changed."""
@@ -118,7 +115,7 @@ class Shelf:
             with contextlib.suppress(OSError):
                 temp.rename(masks / digest)
             if temp.exists():
-                shutil.rmtree(temp)
+                remove_tree(temp)
         link = self.folder / f".link-{secrets.token_hex(6)}"
         link.symlink_to(digest)
         link.rename(self.folder / ".mask")
@@ -131,13 +128,6 @@ def _packages_changed() -> float:
         with contextlib.suppress(OSError):
             newest = max(newest, os.stat(path).st_mtime)
     return newest
-
-
-def _remove(path: Path) -> None:
-    if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
-    else:
-        shutil.rmtree(path)
 
 
 def check_parts(parts: Iterable[GoldenPart]) -> tuple[GoldenPart, ...]:

@@ -6,10 +6,8 @@ makes what dies with the box. That is what lets :meth:`Maker.remove` undo any ha
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import signal
 import socket
 import threading
 import time
@@ -26,8 +24,8 @@ from thopter.kit.paths import Paths, private_dir
 from thopter.kit.settings import Settings
 from thopter.model.errors import BadInput, ProviderError
 from thopter.model.ids import check_name
-from thopter.model.nouns import BoxState, Isolation
-from thopter.model.sockets import BoxSpec, Caps, GoldenPart
+from thopter.model.nouns import BoxState
+from thopter.model.sockets import BoxSpec, GoldenPart
 from thopter.providers.local import curated, flatten, goldens, order
 from thopter.providers.local.birth import LOG
 from thopter.providers.local.modes import Mode
@@ -35,6 +33,7 @@ from thopter.providers.local.nursery import listen_unix
 from thopter.providers.local.pool import Pool
 from thopter.providers.local.record import Record, Records
 from thopter.providers.local.spares import Spare, Spares
+from thopter.providers.local.trees import remove_tree
 from thopter.providers.local.uids import Ranges
 
 _GIB = 1 << 30
@@ -62,12 +61,13 @@ class Maker:
         self.records = Records(paths.state / "boxes")
         self.shelf = goldens.Shelf(paths.state / "goldens")
         self.stages = paths.state / "zygote"
-        self.pool = Pool(paths.state / "pool")
+        self.pool = Pool(paths.state, settings.get("local.pool"), self.root)
         self.ranges = Ranges(paths.state)
         self.spares = Spares(self.ranges)
         self._groups: cgroups.Cgroups | None = None
         self._mask: str | None = None
         self._once = threading.Lock()
+        self._warming = threading.Lock()
 
     @property
     def groups(self) -> cgroups.Cgroups:
@@ -78,7 +78,8 @@ class Maker:
             return self._groups
 
     def start(self) -> None:
-        """Make the folders, the base golden and the mask. Idempotent."""
+        """Make the folders and find what an earlier hub left. Idempotent, quick: what only a new box
+        needs waits for :meth:`warm`."""
         if any(c in str(self.paths.state) for c in ",:\\"):
             raise BadInput(f"the state folder {self.paths.state} may not contain ',', ':' or '\\'")
         private_dir(self.paths.state)
@@ -88,21 +89,30 @@ class Maker:
             folder.mkdir(mode=0o711, exist_ok=True)
         for name in order.STAGES:
             (self.stages / name).mkdir(exist_ok=True)
-        self.pool.start()
-        if self.shelf.read(goldens.BASE) is None:
-            self.build_base()
-        self._mask = self.shelf.current_mask()
+        self.pool.start(new=False)
         self.ranges.know(r.base for r in self.records.all())
-        self.groups.limits  # noqa: B018 - detected now rather than at the first box
+
+    def warm(self) -> None:
+        """Have all that a new box needs: a place to write, the base golden, the mask. Idempotent;
+        up to 3 s the first time."""
+        with self._warming:
+            if self._mask is not None:
+                return
+            self.pool.start(new=True)
+            if self.shelf.read(goldens.BASE) is None:
+                self.build_base()
+            self._mask = self.shelf.current_mask()
 
     def build_base(self) -> None:
         """Build the golden without parts."""
         building = self.shelf.new()
-        curated.make_root(building / "root")
-        digest = flatten.content_digest(building / "root")
-        self.shelf.keep(
-            building, goldens.BASE, digest, goldens.Golden(layout=goldens.LAYOUT, created_ms=_now_ms())
-        )
+        try:
+            curated.make_root(building / "root")
+            digest = flatten.content_digest(building / "root")
+            found = goldens.Golden(layout=goldens.LAYOUT, created_ms=now_ms())
+            self.shelf.keep(building, goldens.BASE, digest, found)
+        finally:
+            remove_tree(building)
 
     def golden_ready(self, name: str, parts: Sequence[GoldenPart]) -> bool:
         """True when it exists in the present layout with exactly these parts."""
@@ -110,11 +120,6 @@ class Maker:
         return (
             found is not None and found.layout == goldens.LAYOUT and found.parts == goldens.check_parts(parts)
         )
-
-    def caps(self) -> Caps:
-        """Placeholder until probed."""
-        limits = set(self.groups.limits)
-        return Caps(isolation=Isolation.NAMESPACES_IDMAPPED, limits=frozenset(limits))
 
     # -------------------------------------------------------------------------------- birth
 
@@ -132,11 +137,12 @@ class Maker:
         spare, after = self.spares.take(mode)
         record = Record(
             key=spec.key, name=spec.name, phase="creating", isolation=mode.isolation, golden=golden,
-            created_ms=_now_ms(), group=spare.group, base=spare.base,
+            created_ms=now_ms(), group=spare.group, base=spare.base,
             count=mode.count, ports=spec.ports, tags=dict(spec.tags), limits=spec.limits, hook_token=token,
         )  # fmt: skip
         try:
             self.records.write(record)
+            self.spares.bound(spare)
             failpoint.hit("ensure.recorded")
             folder = self.pool.make(spec.key, record.base, spec.limits)
             self._write_names(folder, record)
@@ -145,9 +151,12 @@ class Maker:
             joined = self.groups.make(spare.group, limits.memory_bytes, limits.pids, limits.cpus)
             failpoint.hit("ensure.cgroup")
             boxd = listen_unix(self.socket_path(spec.key))
-        except OSError as e:
+        except BaseException as e:
+            self.spares.bound(spare)
             self.spares.spoil(after)
-            raise ProviderError(f"the box's folders can't be made: {e}") from None
+            if isinstance(e, OSError):
+                raise ProviderError(f"the box's folders can't be made: {e}") from None
+            raise
         ask = {
             "op": "create", "key": record.key, "order": self._order(record, folder, dict(spec.native)),
             "half": self._half(spare, joined, mode),
@@ -157,8 +166,8 @@ class Maker:
 
     def _half(self, spare: Spare, joined: list[str], mode: Mode) -> dict[str, Any]:
         return {
-            "group": spare.group, "base": spare.base, "count": mode.count, "cgroups": joined,
-            "user": mode.user, "stages": str(self.stages),
+            "family": self.family, "group": spare.group, "base": spare.base, "count": mode.count,
+            "cgroups": joined, "user": mode.user, "stages": str(self.stages),
         }  # fmt: skip
 
     def _write_names(self, folder: Path, record: Record) -> None:
@@ -184,7 +193,7 @@ class Maker:
         memory = record.limits.memory_bytes or 4 * _GIB
         state = self.paths.state
         return {
-            "name": record.name, "mark": f"{self.family}:{record.key}", "state": str(state),
+            "name": record.name, "key": record.key, "state": str(state),
             "goldens": str(self.shelf.folder.relative_to(state)), "golden": record.golden,
             "mask": f".masks/{self._mask}", "folder": str(folder.relative_to(state)),
             "tmp_bytes": max(memory // 2, 64 << 20), "shm_bytes": max(min(memory // 4, _GIB), 16 << 20),
@@ -219,11 +228,19 @@ class Maker:
             return BoxState.CREATING
         if not self.alive(record):
             return BoxState.LOST
-        return BoxState.FROZEN if self.groups.frozen(record.group) else BoxState.READY
+        return BoxState.FROZEN if self._frozen(record) else BoxState.READY
 
     def set_frozen(self, record: Record, frozen: bool) -> None:
         """Freeze or thaw. Raises TimeoutError."""
-        (self.groups.freeze if frozen else self.groups.thaw)(record.group)
+        if self.groups.can_freeze:
+            (self.groups.freeze if frozen else self.groups.thaw)(record.group)
+        else:
+            procs.stop_tree(record.pid, frozen)
+
+    def _frozen(self, record: Record) -> bool:
+        if self.groups.can_freeze:
+            return self.groups.frozen(record.group)
+        return procs.stopped(record.pid)
 
     # --------------------------------------------------------------------------------- death
 
@@ -253,16 +270,9 @@ class Maker:
             if record.group:
                 self.groups.destroy(record.group)
             if self.alive(record):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(record.pid, signal.SIGKILL)  # the first process: all others go with it
-                procs.wait_gone(record.pid, record.start, 10.0)
+                procs.kill(record.pid, record.start)  # the first process: all others go with it
         except TimeoutError as e:
             raise ProviderError(f"box {record.key} can't be ended: {e}") from None
-
-    @staticmethod
-    def now_ms() -> int:
-        """Wall time in ms."""
-        return _now_ms()
 
     def dismantle(self) -> None:
         """Give back what no box needs any more."""
@@ -272,5 +282,6 @@ class Maker:
             self.ranges.release()
 
 
-def _now_ms() -> int:
+def now_ms() -> int:
+    """Wall time in ms."""
     return time.time_ns() // 1_000_000

@@ -38,10 +38,19 @@ def code_version() -> str:
 class Nursery:
     """Talks to the zygote behind ``socket_path``; each request is a connection of its own."""
 
-    def __init__(self, socket_path: Path) -> None:
+    def __init__(self, socket_path: Path, name: str) -> None:
         self._path = socket_path
+        self._name = name
         self._version = code_version()
         self._starting = asyncio.Lock()
+
+    async def adopt(self) -> dict[str, Any]:
+        """What the living zygote says of itself (``boxes``, ``spares``, ``pid``); empty without one.
+        One of other code is replaced."""
+        if not await self.ping():
+            return {}
+        await self.ready()
+        return await self.ping()
 
     async def ready(self) -> list[dict[str, Any]]:
         """See to it that a zygote of this very code answers; returns what its spare
@@ -50,10 +59,10 @@ class Nursery:
         One of other code hands over its listening sockets and ends; its boxes go on.
         """
         async with self._starting:
-            old = await self._ping()
-            if old is not None and old["version"] == self._version:
+            old = await self.ping()
+            if old and old["version"] == self._version:
                 return list(old["spares"])
-            held = await self._collect(old["boxes"]) if old is not None else {}
+            held = await self._collect(old["boxes"]) if old else {}
             await self._spawn()
             for key, sockets in held.items():
                 try:
@@ -64,12 +73,13 @@ class Nursery:
                         s.close()
         return []
 
-    async def _ping(self) -> dict[str, Any] | None:
+    async def ping(self) -> dict[str, Any]:
+        """What the living zygote says of itself; empty without one. Starts none."""
         try:
             async with asyncio.timeout(5):
                 answer, _ = await self._talk({"op": "ping"})
         except (OSError, TimeoutError, ProviderError):
-            return None
+            return {}
         return answer
 
     async def _collect(self, keys: Sequence[str]) -> dict[str, dict[int, socket.socket]]:
@@ -89,7 +99,7 @@ class Nursery:
             env = {k: v for k, v in os.environ.items() if k == failpoint.ENV}
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-S", "-E", "-I", str(Path(__file__).with_name("seed.py")),
-                str(_SOURCE), str(server.fileno()), self._version,
+                str(_SOURCE), str(server.fileno()), self._version, self._name,
                 env=env, pass_fds=(server.fileno(),), stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
             )  # fmt: skip
@@ -102,7 +112,7 @@ class Nursery:
             process.kill()
             await process.wait()
             raise NotNow("the zygote did not start within 30 s") from None
-        if process.returncode != 0 or await self._ping() is None:
+        if process.returncode != 0 or not await self.ping():
             words = said.decode("utf-8", "replace").strip().splitlines()
             raise ProviderError("the zygote did not start: " + (words[-1] if words else "it said nothing"))
 

@@ -5,18 +5,21 @@ A box is made in two halves. A :class:`Half` holds what is known before anybody 
 
 from __future__ import annotations
 
+TITLE = "thopter-box"  # how the first process of a box is called in ps
 STAGES = ("root", "golden", "usr", "proc", "dev", "run")
 
 
 class Half:
     """What a spare builder needs.
 
-    ``group``: its name. ``cgroups``: folders to join. ``user``: see ``outer.py``; empty as root.
-    ``base``/``count``: the ids inside the box as numbers outside. ``stages``: a folder with one
-    empty folder for each of :data:`STAGES`, mount points inside the box's own namespace.
+    ``family``: the hub's name for all it makes. ``group``: the spare's name. ``cgroups``: folders
+    to join. ``user``: see ``outer.py``; empty as root. ``base``/``count``: the ids inside the box
+    as numbers outside. ``stages``: a folder with one empty folder for each of :data:`STAGES`, mount
+    points inside the box's own namespace.
     """
 
     def __init__(self, raw: dict[str, object]) -> None:
+        self.family = _text(raw, "family")
         self.group = _text(raw, "group")
         self.stages = _text(raw, "stages")
         self.base = _number(raw, "base")
@@ -42,13 +45,12 @@ class Order:
     """The other half. Folders exist already and belong to the right ids; they are relative to
     ``state``, the hub's state folder (so that a box's /proc/mounts does not tell where it is).
 
-    ``mark``: shown as the source of the box's mounts, by which it is known for good.
     ``config`` goes to boxd unread.
     """
 
     def __init__(self, raw: dict[str, object]) -> None:
         self.name = _text(raw, "name")
-        self.mark = _text(raw, "mark")
+        self.key = _text(raw, "key")
         self.state = _text(raw, "state")
         self.goldens = _text(raw, "goldens")
         self.golden = _text(raw, "golden")

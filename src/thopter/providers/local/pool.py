@@ -1,32 +1,149 @@
-"""Where boxes write: one folder a box under ``pool/``, holding the upper layers of its overlays."""
+"""Where boxes write: one folder a box under ``pool/``, holding the upper layers of its overlays.
+
+On btrfs each is a subvolume with a quota of its own: the state folder's own btrfs, or as root an
+image file ``boxes.btrfs`` mounted at ``pool/``. Elsewhere it is a plain folder without a limit.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import subprocess
+import time
 from pathlib import Path
 
+from thopter.kit.linux import btrfs, calls, loop
+from thopter.model.errors import NotNow, ProviderError
 from thopter.model.nouns import Limits
 from thopter.providers.local.trees import remove_tree
 
 LAYERS = ("root", "usr")
+_SMALLEST_IMAGE = 2 << 30
+_SPARE_BYTES = 256 << 20
+_SUPERBLOCK = 256  # inode number of a subvolume's root
 
 
 class Pool:
-    """Plain folders: work on any filesystem; what a box writes is not limited."""
+    """See the module docstring. Blocking. ``choice`` is the setting ``local.pool``.
 
-    limits_disk = False
+    After :meth:`start`, ``subvolumes`` and ``limits_disk`` say what can be had, ``missing`` why not.
+    After a reboot :meth:`start` mounts the image again.
+    """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, state: Path, choice: str, root: bool) -> None:
+        self.folder = state / "pool"
+        self._image = state / "boxes.btrfs"
+        self._choice = choice
+        self._root = root
+        self.subvolumes = False
+        self.limits_disk = False
+        self.missing = ""
 
-    def start(self) -> None:
-        """Make ready. Idempotent."""
+    def start(self, new: bool = True) -> None:
+        """Make ready; ``new`` says whether an image may be made where there is none yet. Idempotent.
+        ProviderError when ``local.pool = btrfs`` can't be had."""
         self.folder.mkdir(mode=0o711, exist_ok=True)
+        if not new and not self._image.exists():
+            return
+        try:
+            self._prepare_btrfs()
+        except (OSError, subprocess.SubprocessError, ProviderError) as e:
+            self.missing = f"boxes' disk use is not limited: {e}"
+            if self._choice == "btrfs" or self._image.exists():
+                raise ProviderError(f"the btrfs image for boxes can't be used: {e}") from None
+
+    def _prepare_btrfs(self) -> None:
+        if self._choice == "plain" and not self._image.exists():
+            raise ProviderError("local.pool is 'plain'")
+        if not os.path.ismount(self.folder) and not btrfs.is_btrfs(str(self.folder)):
+            if not self._image.exists():
+                self._make_image()
+            self._mount()
+        self.subvolumes = btrfs.is_btrfs(str(self.folder))
+        if not self.subvolumes:
+            raise ProviderError(f"{self.folder} is not btrfs")
+        self._try_quota()
+
+    def _make_image(self) -> None:
+        if not self._root:
+            raise ProviderError("only root can mount a btrfs image; put the state folder on btrfs")
+        if self.names():
+            raise ProviderError("boxes in plain folders exist; destroy them to change over to btrfs")
+        tool = shutil.which("mkfs.btrfs", path=os.defpath + ":/usr/sbin:/sbin")
+        if tool is None:
+            raise ProviderError("mkfs.btrfs is missing; install btrfs-progs")
+        size = shutil.disk_usage(self.folder).free * 8 // 10 & ~0xFFFFF
+        if size < _SMALLEST_IMAGE:
+            raise ProviderError(f"only {size >> 20} MiB are free for a btrfs image")
+        temp = self._image.with_suffix(".new")
+        temp.unlink(missing_ok=True)
+        with open(temp, "xb") as f:
+            os.fchmod(f.fileno(), 0o600)
+            f.truncate(size)
+        subprocess.run(
+            [tool, "-q", "-m", "single", "-d", "single", "-K", str(temp)],
+            check=True, capture_output=True, timeout=120,
+        )  # fmt: skip
+        temp.rename(self._image)
+
+    def _mount(self) -> None:
+        self._wait_loop_free()
+        flags = calls.MS_NOATIME | calls.MS_NODEV | calls.MS_NOSUID
+        with loop.attached(self._image) as device:
+            calls.mount(device, str(self.folder), "btrfs", flags, "discard=async")
+
+    def _wait_loop_free(self) -> None:
+        """Two loops over one file would be two filesystems over one disk."""
+        deadline = time.monotonic() + 10
+        while loop.over(self._image):
+            if time.monotonic() > deadline:
+                raise OSError(errno.EBUSY, f"{self._image} is in use by {loop.over(self._image)}")
+            time.sleep(0.02)
+
+    def _try_quota(self) -> None:
+        if self._image.exists():
+            try:
+                btrfs.enable_simple_quota(str(self.folder))
+            except OSError as e:
+                raise ProviderError(
+                    f"btrfs without simple quotas, Linux 6.7 has them ({e.strerror})"
+                ) from None
+            self.limits_disk = True
+            return
+        # Somebody else's filesystem: quotas are used where they are on, but not switched on.
+        probe = f".probe-{os.getpid()}"
+        btrfs.create(str(self.folder), probe)
+        try:
+            btrfs.limit(str(self.folder / probe), 1 << 30)
+            self.limits_disk = True
+        except OSError:
+            self.missing = (
+                "boxes' disk use is not limited: quotas are off on this btrfs ('btrfs quota enable')"
+            )
+        finally:
+            btrfs.destroy(str(self.folder), probe)
 
     def make(self, key: str, base: int, limits: Limits) -> Path:
         """Make the folder of ``key`` with its empty layers, owned by id ``base``."""
+        if shutil.disk_usage(self.folder.parent).free < _SPARE_BYTES:
+            raise ProviderError("the disk is full: no box is made", hint="free some disk space")
         top = self.folder / key
-        self._make_top(top, limits)
+        if self.subvolumes:
+            try:
+                btrfs.create(str(self.folder), key)
+            except OSError as e:
+                if e.errno == errno.EROFS:
+                    raise NotNow(
+                        "the boxes' btrfs image went read-only (its disk was full or failed)",
+                        hint="free disk space, destroy all boxes, then restart the hub",
+                    ) from None
+                raise
+            os.chmod(top, 0o711)
+            if self.limits_disk and limits.disk_bytes:
+                btrfs.limit(str(top), limits.disk_bytes)
+        else:
+            top.mkdir(mode=0o711)
         for layer in LAYERS:
             (top / layer).mkdir(mode=0o711)
             for part, mode in (("upper", 0o755), ("work", 0o700)):
@@ -37,12 +154,17 @@ class Pool:
                     os.chown(path, base, base)
         return top
 
-    def _make_top(self, top: Path, limits: Limits) -> None:
-        top.mkdir(mode=0o711)
-
     def remove(self, key: str) -> None:
         """Remove the folder of ``key`` and all in it. Gone already = success."""
-        remove_tree(self.folder / key)
+        top = self.folder / key
+        try:
+            info = top.lstat()
+        except FileNotFoundError:
+            return
+        if info.st_ino == _SUPERBLOCK and btrfs.is_btrfs(str(self.folder)):
+            btrfs.destroy(str(self.folder), key)
+        else:
+            remove_tree(top)
 
     def names(self) -> set[str]:
         """Keys that have a folder."""
@@ -51,5 +173,22 @@ class Pool:
         except FileNotFoundError:
             return set()
 
+    def stray_loops(self) -> list[str]:
+        """Loop devices over the image that is not mounted (one goes by itself a moment after)."""
+        if self._image.exists() and not os.path.ismount(self.folder):
+            return loop.over(self._image)
+        return []
+
     def close(self) -> None:
-        """Let go of the place when no box is left."""
+        """Unmount and remove the image when no box is left in it; otherwise leave all as it is."""
+        if self.names():
+            return
+        deadline = time.monotonic() + 10
+        while self._image.exists() and os.path.ismount(self.folder):
+            try:
+                calls.umount(str(self.folder))
+            except OSError as e:
+                if e.errno != errno.EBUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)  # the last mounts of a dead box go a moment after it
+        self._image.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import socket
@@ -16,14 +17,17 @@ from typing import Any, ClassVar
 
 from thopter.kit.paths import Paths, find_paths
 from thopter.kit.settings import Settings
-from thopter.model.errors import Ambiguous, NotFound, NotNow, ProviderError, TimedOut
+from thopter.model.errors import Ambiguous, NotFound, NotNow, ProviderError, Refused, TimedOut
 from thopter.model.sockets import BoxHandle, BoxSpec, Caps, GoldenPart, Leak, Stream
-from thopter.providers.local import hello, modes, sweep, workshop
+from thopter.providers.local import abilities, goldens, hello, modes, workshop
 from thopter.providers.local.maker import Maker
 from thopter.providers.local.nursery import Nursery
 from thopter.providers.local.record import Record, check_key
+from thopter.providers.local.sweep import Found
+from thopter.providers.local.sweep import find as find_leaks
 
 _HELLO_S = 30.0
+log = logging.getLogger(__name__)
 
 
 class LocalProvider:
@@ -35,19 +39,32 @@ class LocalProvider:
         paths = find_paths() if paths is None else paths
         settings = Settings({}) if settings is None else settings
         self._maker = Maker(paths, settings)
-        self._nursery = Nursery(paths.runtime / "zygote.sock")
+        self._nursery = Nursery(paths.runtime / "zygote.sock", self._maker.family)
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
-        self._caps: Caps | None = None
+        self._mode: modes.Mode | None = None
+        self._problems: dict[str, str] = {}
+        self._probed = False
         self._probing = asyncio.Lock()
+        self._warm = False
+        self._deciding = asyncio.Lock()
         self._building = asyncio.Lock()
         self._private: set[str] = set()  # keys of boxes that are our own business
 
     # ------------------------------------------------------------------ life of the provider
 
     async def start(self) -> None:
-        """Make the folders, the zygote and the base golden. Idempotent."""
+        """Make the folders; adopt what an earlier hub left (its zygote of other code is replaced).
+        What only new boxes need is made when the first is wanted. Idempotent."""
         await asyncio.to_thread(self._maker.start)
-        self._maker.spares.know(await self._nursery.ready())
+        self._maker.spares.know((await self._nursery.adopt()).get("spares", ()))
+
+    async def _warm_up(self) -> None:
+        async with self._probing:
+            if not self._warm:
+                await asyncio.to_thread(self._maker.start)
+                await asyncio.to_thread(self._maker.warm)
+                self._maker.spares.know(await self._nursery.ready())
+                self._warm = True
 
     async def close(self) -> None:
         """Nothing is held between calls; boxes and the zygote go on."""
@@ -62,8 +79,45 @@ class LocalProvider:
         await asyncio.to_thread(self._maker.dismantle)
 
     async def caps(self, spec: BoxSpec | None = None) -> Caps:
-        """What boxes here can do, found by making one (once)."""
-        return self._maker.caps()
+        """What boxes here can do, found by making one (once). With nothing that works, no facets."""
+        await self._warm_up()
+        async with self._deciding:
+            if not self._probed:
+                await self._probe()
+            return abilities.caps(self._maker, self._mode, self._problems)
+
+    async def _decided(self) -> modes.Mode:
+        """How boxes are made here. Refused, with the reasons, when they can't be."""
+        async with self._deciding:
+            if self._mode is None:
+                possible = self._choices()
+                if len(possible) == 1:
+                    return possible[0]  # making the box is the probe
+                await self._probe()
+            if self._mode is None:
+                reasons = "; ".join(f"{k}: {abilities.advice(v)}" for k, v in self._problems.items())
+                raise Refused(f"no box can be made on this machine: {reasons}", hint="see 'thopter doctor'")
+            return self._mode
+
+    def _choices(self) -> list[modes.Mode]:
+        return modes.choices(os.geteuid(), os.getegid(), self._maker.settings.get("local.isolation"))
+
+    async def _probe(self) -> None:
+        """Really make a box, each way in turn, until one works."""
+        self._problems = {}
+        for mode in self._choices():
+            key = "probe-" + secrets.token_hex(6)
+            self._private.add(key)
+            try:
+                await self._create(BoxSpec(key=key, name=key, golden=goldens.BASE), mode)
+                self._mode = mode
+                break
+            except ProviderError as e:
+                self._problems[mode.isolation.value] = e.message
+            finally:
+                await self.destroy(key)
+                self._private.discard(key)
+        self._probed = True
 
     # ------------------------------------------------------------------------------- boxes
 
@@ -76,10 +130,10 @@ class LocalProvider:
                 return self._handle(record)
             if record is not None:
                 await asyncio.to_thread(self._maker.remove, spec.key)
-            return await self._create(spec)
+            await self._warm_up()
+            return await self._create(spec, await self._decided())
 
-    async def _create(self, spec: BoxSpec, golden: str = "") -> BoxHandle:
-        mode = modes.choices(os.geteuid(), os.getegid(), self._maker.settings.get("local.isolation"))[0]
+    async def _create(self, spec: BoxSpec, mode: modes.Mode, golden: str = "") -> BoxHandle:
         try:
             token = secrets.token_urlsafe(24)
             birth = await asyncio.to_thread(self._maker.prepare, spec, mode, token, golden)
@@ -198,7 +252,7 @@ class LocalProvider:
     async def open_bench(self, key: str, golden: str) -> Stream:
         """A box of the workshop (see ``workshop.Bench``); unknown to the hub, spared by sweeps."""
         self._private.add(key)
-        await self._create(BoxSpec(key=key, name=key), golden)
+        await self._create(BoxSpec(key=key, name=key), await self._decided(), golden)
         return await self.channel(key)
 
     async def close_bench(self, key: str) -> None:
@@ -208,16 +262,28 @@ class LocalProvider:
 
     async def leaks(self, known: frozenset[str]) -> Sequence[Leak]:
         """What of this state folder is on this machine and belongs to no key in ``known``."""
-        return await asyncio.to_thread(sweep.find, self._maker, self._spared(known))
+        return [found.leak for found in await self._find(known)]
 
     async def sweep(self, known: frozenset[str]) -> Sequence[Leak]:
-        """Remove it."""
-        return await asyncio.to_thread(sweep.remove, self._maker, self._spared(known))
+        """Remove it. One that can't be removed is not in the answer (and is found again)."""
+        removed = []
+        for found in await self._find(known):
+            try:
+                if found.remove is None:
+                    await self._forget(found.leak.key)
+                else:
+                    await asyncio.to_thread(found.remove)
+                removed.append(found.leak)
+            except (OSError, ProviderError) as e:
+                log.warning("%s %s can't be removed: %s", found.leak.kind, found.leak.what, e)
+        return removed
+
+    async def _find(self, known: frozenset[str]) -> Sequence[Found]:
+        mine = known | self._private | self._locks.keys()
+        zygote = await self._nursery.ping()
+        return await asyncio.to_thread(find_leaks, self._maker, mine, zygote, self._building.locked())
 
     # ----------------------------------------------------------------------------- inside
-
-    def _spared(self, known: frozenset[str]) -> frozenset[str]:
-        return known | self._private | self._locks.keys()
 
     def _require(self, key: str) -> Record:
         record = self._maker.records.read(check_key(key))

@@ -97,4 +97,4 @@ def _overlay(half: Half, order: Order, part: str, target: str, lower: str) -> No
     # it every unmount syncs the whole disk (58-95 ms while others write).
     how = "redirect_dir=on,metacopy=off,index=off" if half.idmapped else "userxattr"
     data = f"lowerdir={lower},upperdir={at}/upper,workdir={at}/work,{how},volatile"
-    calls.mount(order.mark, target, "overlay", _STILL, data)
+    calls.mount(f"{half.family}:{order.key}", target, "overlay", _STILL, data)

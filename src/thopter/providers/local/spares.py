@@ -32,6 +32,7 @@ class Spares:
         self._lock = threading.Lock()
         self._ready: list[Spare] = []
         self._coming: set[Spare] = set()
+        self._taken: set[Spare] = set()
 
     def know(self, halves: Iterable[Mapping[str, Any]]) -> None:
         """The zygote has these (as it was told when they were ordered)."""
@@ -43,6 +44,7 @@ class Spares:
         """The spare for a new box, and the one to order in its place where none is coming."""
         with self._lock:
             spare = self._ready.pop() if self._ready else self._new(mode)
+            self._taken.add(spare)
             after = None if self._ready or self._coming else self._new(mode)
             if after is not None:
                 self._coming.add(after)
@@ -50,6 +52,11 @@ class Spares:
 
     def _new(self, mode: Mode) -> Spare:
         return Spare("g-" + secrets.token_hex(6), self._ranges.take() if mode.idmapped else 0)
+
+    def bound(self, spare: Spare) -> None:
+        """A record names it now (or nobody ever will)."""
+        with self._lock:
+            self._taken.discard(spare)
 
     def came(self, spare: Spare | None) -> None:
         """The zygote was told to make it."""
@@ -66,6 +73,6 @@ class Spares:
                 self._ranges.give_back(spare.base)
 
     def groups(self) -> frozenset[str]:
-        """All groups that spares have or are about to have."""
+        """All groups that spares have or are about to have, and that no record names yet."""
         with self._lock:
-            return frozenset(s.group for s in (*self._ready, *self._coming))
+            return frozenset(s.group for s in (*self._ready, *self._coming, *self._taken))

@@ -1,26 +1,114 @@
-"""Finding and removing what no recorded box accounts for."""
+"""Finding and removing what no recorded box accounts for: everything is looked for where it would
+be, not where a record says it is."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
+from msgspec import Struct
+
+from thopter.kit.linux import loop, procs
 from thopter.model.sockets import Leak
 from thopter.providers.local.maker import Maker
+from thopter.providers.local.order import TITLE
+from thopter.providers.local.trees import remove_tree
 
 
-def find(maker: Maker, known: frozenset[str]) -> Sequence[Leak]:
-    """List it."""
-    found = []
-    for key in set(maker.records.keys()) - known:
-        found.append(Leak(kind="directory", what=str(maker.records.folder / key), key=key))
-    for key in maker.pool.names() - known:
-        found.append(Leak(kind="directory", what=str(maker.pool.folder / key), key=key))
-    return found
+class Found(Struct, frozen=True):
+    """A leak and how to remove it (None: by asking the zygote to forget ``leak.key``)."""
+
+    leak: Leak
+    remove: Callable[[], object] | None
 
 
-def remove(maker: Maker, known: frozenset[str]) -> Sequence[Leak]:
-    """Remove it."""
-    found = find(maker, known)
-    for key in {leak.key for leak in found}:
-        maker.remove(key)
-    return found
+def find(maker: Maker, known: frozenset[str], zygote: dict[str, Any], building: bool) -> list[Found]:
+    """All leaks. Blocking. ``zygote``: what the living one says of itself, empty without one;
+    ``building``: a golden is being built right now."""
+    return [
+        *_keys(maker, known),
+        *_processes(maker, known, zygote),
+        *_groups(maker, known),
+        *_goldens(maker, building),
+        *_loops(maker),
+        *(
+            Found(Leak(kind="netns", what=f"the zygote listens inside box {key}", key=key), None)
+            for key in zygote.get("boxes", ())
+            if key not in known
+        ),
+    ]
+
+
+def _keys(maker: Maker, known: frozenset[str]) -> Iterator[Found]:
+    sockets = maker.paths.runtime / "b"
+    names = {p.name for p in sockets.iterdir()} if sockets.is_dir() else set()
+    for name in sorted(names):
+        key = name.removesuffix(".sock")
+        if name.startswith("."):  # a creation that was cut off between bind and rename
+            yield Found(Leak(kind="socket", what=str(sockets / name)), (sockets / name).unlink)
+        elif key not in known:
+            yield Found(Leak(kind="socket", what=str(sockets / name), key=key), partial(maker.remove, key))
+    places = ((maker.records.folder, set(maker.records.keys())), (maker.pool.folder, maker.pool.names()))
+    for folder, keys in places:
+        for key in sorted(keys - known):
+            leak = Leak(kind="directory", what=str(folder / key), key=key)
+            yield Found(leak, partial(maker.remove, key))
+
+
+def _processes(maker: Maker, known: frozenset[str], zygote: dict[str, Any]) -> Iterator[Found]:
+    records = {r.key: r for r in maker.records.all()}
+    spares = maker.spares.groups()
+    for pid in procs.all_pids():
+        words = procs.command_line(pid)
+        if len(words) != 1:
+            continue
+        title = words[0].split(" ")
+        if title == ["thopter-zygote", maker.family] and pid != zygote.get("pid"):
+            if not _is_fork_of(pid, zygote):
+                yield _process(pid, "a zygote that nobody can reach")
+        elif len(title) == 3 and title[0] == maker.family and procs.first_of_namespace(pid):
+            _, kind, name = title
+            if kind == "spare" and name not in spares and not _under_way(records, name):
+                yield _process(pid, f"a spare builder's first process ({TITLE} {name})")
+            elif kind == "box" and name not in known and name not in records:
+                yield _process(pid, f"the first process of box {name}", name)
+
+
+def _under_way(records: dict[str, Any], group: str) -> bool:
+    return any(r.group == group for r in records.values())
+
+
+def _is_fork_of(pid: int, zygote: dict[str, Any]) -> bool:
+    """Builders and spares carry the zygote's title until they have their own."""
+    try:
+        return int(procs.stat_fields(pid)[1]) == zygote.get("pid")
+    except (OSError, IndexError):
+        return True
+
+
+def _process(pid: int, what: str, key: str = "") -> Found:
+    try:
+        start = procs.start_time(pid)
+    except (OSError, IndexError):
+        start = -1
+    return Found(Leak(kind="process", what=f"{pid}: {what}", key=key), partial(procs.kill, pid, start))
+
+
+def _groups(maker: Maker, known: frozenset[str]) -> Iterator[Found]:
+    used = {r.group for r in maker.records.all()} | maker.spares.groups()
+    for group in sorted(maker.groups.names() - used):
+        yield Found(Leak(kind="cgroup", what=f"{maker.family}/{group}"), partial(maker.groups.destroy, group))
+
+
+def _goldens(maker: Maker, building: bool) -> Iterator[Found]:
+    if building or not maker.shelf.folder.is_dir():
+        return
+    for path in maker.shelf.unused(r.golden for r in maker.records.all()):
+        yield Found(Leak(kind="directory", what=str(path)), partial(remove_tree, path))
+
+
+def _loops(maker: Maker) -> Iterator[Found]:
+    for device in maker.pool.stray_loops():
+        leak = Leak(kind="loop", what=device)
+        yield Found(leak, partial(loop.detach, device))

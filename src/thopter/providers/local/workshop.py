@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import secrets
-import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +15,7 @@ from thopter.model.errors import NotFound, ProviderError
 from thopter.model.sockets import GoldenPart, Stream
 from thopter.providers.local import curated, flatten, goldens, npm
 from thopter.providers.local.maker import Maker, now_ms
+from thopter.providers.local.trees import remove_tree
 
 _SCRIPTS_S = 600.0
 _CHECK_S = 120.0
@@ -59,7 +59,7 @@ async def build(
         yield f"golden {name} is ready ({digest})"
     finally:
         if building.exists():
-            await asyncio.to_thread(shutil.rmtree, building)
+            await asyncio.to_thread(remove_tree, building)
 
 
 @contextlib.asynccontextmanager

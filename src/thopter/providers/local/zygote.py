@@ -264,8 +264,8 @@ def _ports(raw: dict[str, object]) -> list[int]:
     return [int(str(p)) for p in value]
 
 
-def main(server_fd: int, version: str, run: birth.Run) -> NoReturn:
-    """Become a daemon and serve on the listening socket ``server_fd``."""
+def main(server_fd: int, version: str, name: str, run: birth.Run) -> NoReturn:
+    """Become a daemon and serve on the listening socket ``server_fd``. ``name`` shows in ps."""
     if os.fork():
         os._exit(0)
     os.setsid()
@@ -280,7 +280,7 @@ def main(server_fd: int, version: str, run: birth.Run) -> NoReturn:
     calls.close_all_but((server_fd,))
     calls.new_session_keyring()
     calls.prctl(calls.PR_SET_CHILD_SUBREAPER, 1)
-    calls.retitle("thopter-zygote")
+    calls.retitle("thopter-zygote", f"thopter-zygote {name}")
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     server = socket.socket(fileno=server_fd)

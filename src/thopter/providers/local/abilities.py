@@ -1,0 +1,65 @@
+"""What the local provider can do here, in words: names of limits, and what to change for the rest."""
+
+from __future__ import annotations
+
+from thopter.model.nouns import Isolation
+from thopter.model.sockets import Caps
+from thopter.providers.local.maker import Maker
+from thopter.providers.local.modes import Mode
+
+_LIMITS = {"memory": "memory_bytes", "pids": "pids", "cpu": "cpus"}
+_NO_USERNS = (
+    "user namespaces are refused here: allow them (sysctl user.max_user_namespaces, "
+    "kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0; in a container "
+    "run it with seccomp=unconfined)"
+)
+# (what the failed step says, what to change)
+_ADVICE = (
+    ("unshare(0x10000000)", _NO_USERNS),
+    ("uid_map", _NO_USERNS),
+    ("setgroups", _NO_USERNS),
+    ("unshare(", "namespaces are refused here: run the hub outside of a container, or as root"),
+    ("mount_setattr", "that filesystem can't be idmapped: it takes Linux 5.19 with ext4, xfs or btrfs"),
+    ("mount proc", "a fresh /proc is refused, as inside most containers: run the hub outside of one"),
+    ("mount overlay", "overlayfs is refused: it takes Linux 5.11 and a state folder not on an overlay"),
+    ("mknod", "making device nodes is refused: run the hub with CAP_MKNOD"),
+    ("cgroup.procs", "joining a control group is refused: /sys/fs/cgroup must be writable for the hub"),
+    ("seccomp", "seccomp filters are refused by this kernel"),
+)  # fmt: skip
+
+
+def advice(problem: str) -> str:
+    """One sentence: what went wrong, and what to change where that is known."""
+    for sign, change in _ADVICE:
+        if sign in problem:
+            return f"{change} ({problem})"
+    return problem
+
+
+def caps(maker: Maker, mode: Mode | None, problems: dict[str, str]) -> Caps:
+    """Put it together. ``mode`` None: no way works; ``problems``: isolation → why it does not."""
+    missing = {name: advice(text) for name, text in problems.items()}
+    if mode is None:
+        weakest = Isolation(next(reversed(problems))) if problems else Isolation.NONE
+        return Caps(isolation=weakest, missing=missing)
+    limits = {_LIMITS[name] for name in maker.groups.limits}
+    for name, field in _LIMITS.items():
+        if field not in limits:
+            whose = "here" if maker.root else "to this user (run the hub as a systemd user service)"
+            missing[field] = f"no {name} limit: the cgroup controller {name} is not available {whose}"
+    if maker.pool.limits_disk:
+        limits.add("disk_bytes")
+    else:
+        missing["disk_bytes"] = maker.pool.missing or "boxes' disk use is not limited"
+    if not maker.groups.can_freeze:
+        missing["freezer"] = (
+            "no cgroup freezer is available: boxes are frozen by signals, which they can notice"
+        )
+    if mode.isolation is Isolation.NAMESPACES_USER:
+        missing["packages"] = (
+            "apt and su do not work in boxes of an ordinary user; a root hub's boxes have both"
+        )
+    facets = {"confines", "suspends", "goldens"}
+    return Caps(
+        isolation=mode.isolation, facets=frozenset(facets), limits=frozenset(limits), missing=missing
+    )  # fmt: skip
