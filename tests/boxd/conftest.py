@@ -57,9 +57,16 @@ class BoxdProcess:
     """An init with its boxd, as on a machine without namespaces."""
 
     def __init__(
-        self, folder: Path, python: str = sys.executable, pyz: str = "", prelude: str = "", **config: Any
+        self,
+        folder: Path,
+        python: str = sys.executable,
+        pyz: str = "",
+        prelude: str = "",
+        wrapper: tuple[str, ...] = (),
+        **config: Any,
     ) -> None:
-        """``prelude`` is run after all imports; ``config`` goes to boxd."""
+        """``prelude`` is run after all imports, ``wrapper`` is a command that runs the rest of its
+        words; ``config`` goes to boxd."""
         self.folder = folder
         self.socket = str(folder / "s")
         self.token = "box-token"
@@ -75,7 +82,7 @@ class BoxdProcess:
         self.log = folder / "log"
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [python, "-S", "-E", "-I", *start], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*wrapper, python, "-S", "-E", "-I", *start], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         wait_for(self._listens)
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -177,6 +177,40 @@ def _switches(pid: int) -> int:
 def _private_kb(pid: int) -> int:
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     return sum(int(n) for n in re.findall(r"Private_(?:Dirty|Clean): *(\d+)", text))
+
+
+@pytest.mark.root
+def test_as_the_first_process_of_a_pid_namespace_it_ends_the_whole_box(
+    start: Callable[..., BoxdProcess],
+) -> None:
+    boxd = start(wrapper=("unshare", "--pid", "--fork", "--mount-proc", "--kill-child"))
+
+    async def go() -> None:
+        async with boxd.link() as link:
+            listed = {p["pid"]: p for p in await link.procs()}
+            assert 1 in listed and link.facts["pid"] in listed and len(listed) == 2
+            await link.run_start("r", ["sleep", "1000"], None, "/tmp")
+            await link.exec(["sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 &"])
+            await link.exec(["sh", "-c", "setsid sh -c 'sleep 0.01' &"])
+            await link.call("run.stop", run="r")
+            os.kill(boxd_in(boxd), signal.SIGKILL)
+        async with boxd.link() as link:
+            assert [r["kind"] async for r in link.journal(kinds=["run.exited"])] == ["run.exited"]
+
+    run(go())
+    below = procfs.descendants([boxd.process.pid])
+    (first,) = children(boxd.process.pid)
+    os.kill(first.pid, signal.SIGTERM)
+    boxd.process.wait(BOUND)
+    assert not [p for p in below if (s := procfs.stat(p)) is not None and s.state not in "ZX"]
+
+
+def boxd_in(boxd: BoxdProcess) -> int:
+    """The boxd below the init below the wrapper."""
+    (first,) = children(boxd.process.pid)
+    mine = procfs.read_small(f"/proc/{first.pid}/cmdline")
+    (found,) = [p.pid for p in children(first.pid) if procfs.read_small(f"/proc/{p.pid}/cmdline") == mine]
+    return found
 
 
 def test_a_ledger_of_another_life_kills_nobody(folder: Path) -> None:

@@ -16,7 +16,7 @@ class Acceptor:
 
     def __init__(self, loop: Loop, listener: socket.socket, take: Callable[[socket.socket], None]) -> None:
         self._loop, self._listener, self._take = loop, listener, take
-        self._open = True
+        self._open, self._failing = True, False
         listener.setblocking(False)
         self._fd = listener.fileno()
         loop.watch(self._fd, READ, self._ready)
@@ -34,10 +34,13 @@ class Acceptor:
         except (BlockingIOError, ConnectionError):
             return
         except OSError as e:
-            log("a connection can't be taken: " + describe(e))
+            if not self._failing:
+                log("a connection can't be taken: " + describe(e))
+            self._failing = True
             self._loop.forget(self._fd)
             self._loop.later(_PAUSE, self._again)
             return
+        self._failing = False
         self._take(sock)
 
     def _again(self) -> None:

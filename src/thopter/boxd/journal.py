@@ -49,6 +49,7 @@ class Journal:
         self.last = 0  # number of the newest record
         self._fd = -1
         self._size = 0
+        self._losing = False
         self._recover()
 
     def append(self, kind: str, **facts: Any) -> int:
@@ -61,8 +62,11 @@ class Journal:
             if self._fd < 0 or self._size + len(line) > self._limit:
                 self._rotate(number)
             self._write(line)
+            self._losing = False
         except OSError as e:
-            log(f"journal record {number} ({kind}) is lost: {e.strerror}")
+            if not self._losing:  # said once until it works again: this log must not grow without end
+                log(f"journal record {number} ({kind}) is lost: {e.strerror}")
+            self._losing = True
         for listener in list(self.listeners):
             listener()
         return number
