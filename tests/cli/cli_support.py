@@ -8,13 +8,15 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,16 @@ def wait_for(what: Callable[[], Any], bound: float = BOUND) -> Any:
             return found
         time.sleep(0.02)
     raise AssertionError(f"did not come true within {bound:.0f} s")
+
+
+@contextlib.contextmanager
+def folders() -> Iterator[Path]:
+    """A folder whose path is short enough for unix sockets; removed afterwards."""
+    root = Path(tempfile.mkdtemp(prefix="thc-"))
+    try:
+        yield root
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
 
 
 class Cli:

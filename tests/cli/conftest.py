@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from cli_support import Cli
+from cli_support import Cli, folders
 
 
 @pytest.fixture
 def cli() -> Iterator[Cli]:
     """A command line of its own; its folders are removed afterwards."""
-    root = Path(tempfile.mkdtemp(prefix="thc-"))
-    try:
+    with folders() as root:
         yield Cli(root)
-    finally:
-        shutil.rmtree(root, ignore_errors=True)

@@ -52,6 +52,7 @@ class Redraw:
         self._live = app.stdout_tty and app.env.get("TERM", "") != "dumb"
         self._last: list[str] = []
         self._on = False
+        self._away = False
 
     def __enter__(self) -> Redraw:
         return self
@@ -67,6 +68,7 @@ class Redraw:
 
     def draw(self, lines: list[str], note: str) -> None:
         """Show a frame; ``note`` stands above it on a terminal."""
+        self._away = False
         if not self._live:
             if lines != self._last:
                 sys.stdout.write("\n".join(lines) + "\n\n")
@@ -77,9 +79,12 @@ class Redraw:
         self._show([note, "", *lines])
 
     def trouble(self, text: str) -> None:
-        """Say that the hub is away, over the last frame."""
+        """Say that the hub is away: over the last frame, or once on standard error."""
         if self._live:
             self._show([text + "; still trying", "", *self._last])
+        elif not self._away:
+            self._app.say(text + "; still trying")
+        self._away = True
 
     def _show(self, lines: list[str]) -> None:
         from thopter.kit.terminal import size

@@ -49,9 +49,8 @@ class Steps:
         text = title if step.status != "undone" else f"{title}: undone"
         if step.status == "failed" and step.error:
             text += f": {one_line(str(step.error.get('message', '')), 300)}"
-        self._line(
-            f"  {paint(mark, style, on=self._colour)} {text} {paint(took(step.ms), 'dim', on=self._colour)}"
-        )
+        time_taken = paint(took(step.ms), "dim", on=self._colour) if step.ms else ""
+        self._line(f"  {paint(mark, style, on=self._colour)} {text} {time_taken}".rstrip())
 
     def tick(self) -> None:
         """Redraw the live line."""

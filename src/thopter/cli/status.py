@@ -12,7 +12,9 @@ from thopter.cli.app import App, complete_name, json_option, pass_app
 from thopter.cli.follow import Redraw, refreshes
 from thopter.cli.status_view import as_json, detail, overview, summary
 from thopter.cli.text import now_ms
+from thopter.kit.sanitize import one_line
 from thopter.model.api import ThopterView
+from thopter.model.errors import HubUnreachable
 
 DEFAULT_INTERVAL = 2.0
 _LETTERS = frozenset("fwna")
@@ -154,12 +156,15 @@ def _follow(app: App, frame: Callable[[], list[str]], interval: float, as_json: 
     try:
         with screen:
             for trouble in refreshes(app, interval):
+                try:
+                    if not trouble and as_json:
+                        frame()
+                    elif not trouble:
+                        at = time.strftime("%H:%M:%S")
+                        screen.draw(frame(), f"every {interval:g} s and on events; Ctrl-C ends  {at}")
+                except HubUnreachable as error:
+                    trouble = one_line(error.message)
                 if trouble:
                     screen.trouble(trouble)
-                elif as_json:
-                    frame()
-                else:
-                    at = time.strftime("%H:%M:%S")
-                    screen.draw(frame(), f"every {interval:g} s and on events; Ctrl-C ends  {at}")
     except KeyboardInterrupt:
         return
