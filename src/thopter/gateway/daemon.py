@@ -48,8 +48,16 @@ class _JsonLines(logging.Formatter):
         return json.dumps({"at_ms": at_ms, "level": record.levelname.lower(), "text": text[:8000]})
 
 
-def main(name: str, build: Build, *, network: bool, argv: list[str] | None = None) -> int:
-    """Run gateway ``name``; ``build`` makes its service after the process has confined itself.
+def main(
+    name: str,
+    build: Build,
+    *,
+    network: bool,
+    before: Callable[[Options], None] = lambda _options: None,
+    argv: list[str] | None = None,
+) -> int:
+    """Run gateway ``name``; ``build`` makes its service after the process has confined itself, ``before``
+    clears up (as the one that holds the lock) what the process won't be able to see afterwards.
 
     Says one JSON line on stdout (``{"ready": pid}``, ``{"busy": true}`` or ``{"error": …}``) and then
     leaves the terminal, unless ``--foreground``. Exit code 0, or 1 when it could not start.
@@ -76,6 +84,7 @@ def main(name: str, build: Build, *, network: bool, argv: list[str] | None = Non
         return 0
     _log_to(folder / f"{name}.log")
     writable = [folder, options.state / "mirrors"] if not network else [folder]
+    before(options)
     service = build(options, confine(writable=writable, network=network))
     log.info("%s gateway up, pid %d, confined: %s", name, os.getpid(), ", ".join(service.confined))
     _say({"ready": os.getpid()})

@@ -15,9 +15,9 @@ from thopter.gateway.daemon import Options, main
 from thopter.gateway.doors import Door
 from thopter.gateway.git.backend import BackendFailed, git_core, run_backend
 from thopter.gateway.git.hooks import write_hooks
-from thopter.gateway.git.inflate import plain_body
+from thopter.gateway.git.inflate import begun, plain_body
 from thopter.gateway.git.routes import Attach, Wish, body_limit, cgi_env, decide, parse_attach
-from thopter.gateway.git.sweep import sweep
+from thopter.gateway.git.sweep import end_orphans, sweep
 from thopter.gateway.http1 import BadRequest
 from thopter.gateway.service import Service
 from thopter.model.errors import NotFound
@@ -25,9 +25,8 @@ from thopter.model.errors import NotFound
 log = logging.getLogger("thopter.gateway")
 
 _SECONDS = 1800.0
-_AT_ONCE = 16
+_AT_ONCE = 48
 _AT_ONCE_PER_BOX = 4
-_ORPHAN_SECONDS = 60.0
 
 
 class GitGateway(Service[Attach]):
@@ -46,9 +45,6 @@ class GitGateway(Service[Attach]):
         self._room = asyncio.Semaphore(_AT_ONCE)
         self._rooms: dict[str, asyncio.Semaphore] = {}
         self._pushes: Counter[str] = Counter()
-        for mirror in mirrors.glob("*.git"):
-            # A predecessor's children may still be ending: leave what is fresh.
-            sweep(mirror, pushes_under_way=False, quarantine_seconds=_ORPHAN_SECONDS)
 
     def parse(self, request: dict[str, Any]) -> tuple[Attach, Limits]:
         """See Service."""
@@ -94,7 +90,9 @@ class GitGateway(Service[Attach]):
         body = None
         if not wish.advertisement:
             gzipped = exchange.head.header("content-encoding") is not None
-            body = plain_body(exchange.body(), gzipped, body_limit(wish))
+            async with exchange.connected():
+                # A body that is bad from its first byte, or never comes, costs no process of git.
+                body = await begun(plain_body(exchange.body(), gzipped, body_limit(wish)))
         env = cgi_env(exchange.head, attach, wish, str(self._mirrors), str(self._hooks))
         self._pushes[attach.repo] += pushing
         whole = False
@@ -121,6 +119,15 @@ class GitGateway(Service[Attach]):
         await exchange.answer(problem.status, [("content-type", "text/plain")], text)
 
 
+def _clear_up(options: Options) -> None:
+    mirrors = options.state / "mirrors"
+    ended = end_orphans(mirrors)
+    if ended:
+        log.warning("ended %d processes that an earlier gateway had left", ended)
+    for mirror in mirrors.glob("*.git"):
+        sweep(mirror, pushes_under_way=False)
+
+
 def _build(options: Options, confined: tuple[str, ...]) -> GitGateway:
     return GitGateway(
         options.state / "mirrors", options.state / "gateway" / "hooks", confined, options.idle_exit
@@ -128,4 +135,4 @@ def _build(options: Options, confined: tuple[str, ...]) -> GitGateway:
 
 
 if __name__ == "__main__":
-    sys.exit(main("git", _build, network=False))
+    sys.exit(main("git", _build, network=False, before=_clear_up))

@@ -29,6 +29,19 @@ async def plain_body(body: AsyncIterator[bytes], gzipped: bool, limit: int) -> A
         raise BadRequest(400, "the gzip body is cut short")
 
 
+async def begun(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Wait for the first piece of ``body``, and return the whole of it."""
+    first = await anext(body, None)
+
+    async def whole() -> AsyncIterator[bytes]:
+        if first is not None:
+            yield first
+            async for piece in body:
+                yield piece
+
+    return whole()
+
+
 def _steps(unpack: Any, piece: bytes) -> Iterator[bytes]:
     if unpack is None:
         yield piece

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -37,6 +38,38 @@ def sweep(mirror: Path, *, pushes_under_way: bool, quarantine_seconds: float = 0
     if removed:
         log.info("swept %s: %s", mirror.name, ", ".join(removed))
     return removed
+
+
+def end_orphans(mirrors: Path, seconds: float = 3.0) -> int:
+    """End what a killed gateway left running in ``mirrors``; returns how many processes that were.
+
+    They are known by the environment that only a gateway gives. Called by the one process that holds the
+    gateway's lock, before it serves anything (so nothing of its own is among them).
+    """
+    orphans = _orphans(mirrors)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in orphans:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        deadline = time.monotonic() + seconds
+        while orphans and time.monotonic() < deadline:
+            time.sleep(0.01)
+            if not (set(orphans) & set(_orphans(mirrors))):
+                return len(orphans)
+    return len(orphans)
+
+
+def _orphans(mirrors: Path) -> list[int]:
+    mark = b"GIT_PROJECT_ROOT=" + os.fsencode(mirrors) + b"\0"
+    found: list[int] = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (entry / "environ").read_bytes()
+        except OSError:
+            continue  # gone, or another user's
+        if mark in environment and b"\0THOPTER_REF=" in b"\0" + environment:
+            found.append(int(entry.name))
+    return found
 
 
 def _age(path: Path, now: float) -> float:
