@@ -248,3 +248,11 @@ def test_data_of_any_shape_is_survived() -> None:
         verdict(*at_work(), item, now=9)
     verdict(*strange, now=9)
     assert verdict(*strange, now=9) == verdict(*reversed(strange), now=9)
+
+
+def test_an_old_record_that_is_read_late_proves_life_but_decides_nothing() -> None:
+    read_late = said(Source.HOOK, Fact.TURN_ENDED, 2, seen=45)
+    turn = [*at_work(at=1), hook(Fact.TURN_STARTED, 3), hook(Fact.ACTIVITY, 4)]
+    assert state(*turn, now=50) == "unknown"
+    assert verdict(*turn, read_late, now=50).since_ms == ms(3)
+    assert state(*turn, read_late, now=50) == "working"

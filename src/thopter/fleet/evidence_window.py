@@ -120,6 +120,12 @@ def prune(evidence: Iterable[Evidence]) -> tuple[Evidence, ...]:
     newest asks, answers and activities of each tool call. ``fold`` looks at nothing else, so
     ``fold(prune(e)) == fold(e)``, also when new evidence is added to a pruned window.
     """
+    kept, sign = _select(evidence)
+    return _sorted([*kept, sign] if sign is not None else kept)
+
+
+def _select(evidence: Iterable[Evidence]) -> tuple[list[Evidence], Evidence | None]:
+    """Return what decides, and apart from it the sign of life that was read last."""
     newest: dict[tuple[str, str, str], Evidence] = {}
     sign: Evidence | None = None
     by_call: dict[tuple[str, str, str], Evidence] = {}
@@ -131,11 +137,15 @@ def prune(evidence: Iterable[Evidence]) -> tuple[Evidence, ...]:
         if is_sign_of_life(item) and (sign is None or item.seen_ms >= sign.seen_ms):
             sign = item if sign is None else max(sign, item, key=_newer_seen)
     boundary = max((i.at_ms for i in newest.values() if i.fact in _BOUNDARIES), default=None)
-    kept = list(newest.values()) + ([] if sign is None else [sign])
+    kept = list(newest.values())
     for fact, limit in _BY_CALL.items():
         found = [i for i in by_call.values() if i.fact is fact and (boundary is None or i.at_ms >= boundary)]
         kept += sorted(found, key=order)[-limit:]
-    return tuple(sorted({order(item): item for item in kept}.values(), key=order))
+    return kept, sign
+
+
+def _sorted(items: list[Evidence]) -> tuple[Evidence, ...]:
+    return tuple(sorted({order(item): item for item in items}.values(), key=order))
 
 
 def _keep(table: dict[tuple[str, str, str], Evidence], key: tuple[str, str, str], item: Evidence) -> None:
@@ -151,24 +161,36 @@ def is_sign_of_life(item: Evidence) -> bool:
 
 
 class Window:
-    """A pruned window with questions; ``since_ms`` hides facts of earlier lives (a launch is told by
-    the hub and by boxd, so it may be dated up to ``launch_ms`` before the life it begins)."""
+    """The evidence that decides, with questions about it. ``heard_ms``: when the box last answered
+    anything, by the hub's clock; None when it never did. ``items`` are in :func:`order`."""
 
-    def __init__(self, items: Sequence[Evidence], since_ms: int | None = None, launch_ms: int = 0) -> None:
-        self.items = [
-            i
-            for i in items
-            if since_ms is None or i.at_ms >= since_ms - (launch_ms if i.fact is Fact.LAUNCHED else 0)
-        ]
+    def __init__(self, items: Sequence[Evidence], heard_ms: int | None) -> None:
+        self.items = items
+        self.heard_ms = heard_ms
+
+    @classmethod
+    def of(cls, evidence: Iterable[Evidence]) -> Window:
+        """Look at evidence as it came in, pruned or not."""
+        kept, sign = _select(evidence)
+        return cls(_sorted(kept), None if sign is None else sign.seen_ms)
+
+    def since(self, since_ms: int | None, launch_ms: int = 0) -> Window:
+        """Hide facts of earlier lives (a launch is told by the hub and by boxd, so it may be dated
+        up to ``launch_ms`` before the life it begins)."""
+        if since_ms is None:
+            return self
+        slack = {Fact.LAUNCHED: launch_ms}
+        items = [i for i in self.items if i.at_ms >= since_ms - slack.get(i.fact, 0)]
+        return Window(items, self.heard_ms)
 
     def last(self, *facts: Fact, sources: frozenset[Source] | None = None) -> Evidence | None:
         """Return the newest evidence of these facts (from these sources), or None."""
-        found = (i for i in self.items if i.fact in facts and (sources is None or i.source in sources))
-        return max(found, key=order, default=None)
+        found = (i for i in reversed(self.items) if i.fact in facts)
+        return next((i for i in found if sources is None or i.source in sources), None)
 
     def all(self, *facts: Fact) -> list[Evidence]:
         """Return every kept evidence of these facts, oldest first."""
-        return sorted((i for i in self.items if i.fact in facts), key=order)
+        return [i for i in self.items if i.fact in facts]
 
     def last_status(self) -> Evidence | None:
         """Return the agent's status as last shown; of one date, the later reading is the present."""
@@ -176,7 +198,3 @@ class Window:
             i for i in self.items if i.fact in STATUSES or (i.fact in ASKS and i.source is Source.SCREEN)
         )
         return max(found, key=lambda i: (i.at_ms, i.seen_ms, order(i)), default=None)
-
-    def last_seen(self) -> int | None:
-        """Return when the box last answered anything, by the hub's clock."""
-        return max((i.seen_ms for i in self.items if is_sign_of_life(i)), default=None)

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from msgspec import structs
 
-from thopter.fleet.evidence_window import BOX_SOURCES, Window, number, prune
+from thopter.fleet.evidence_window import BOX_SOURCES, Window, number
 from thopter.fleet.truth_turn import TruthLimits, distinct, read_turn
 from thopter.model.evidence import Evidence, Fact, Source, Verdict
 from thopter.model.nouns import RunState, WaitReason
@@ -40,8 +40,7 @@ DEFAULT = TruthLimits()
 
 def fold(evidence: Iterable[Evidence], now_ms: int, *, limits: TruthLimits = DEFAULT) -> Verdict:
     """Derive the state of one run from its evidence at ``now_ms`` (hub clock). Never raises."""
-    items = prune(evidence)
-    whole = Window(items)
+    whole = Window.of(evidence)
     life = _present_life(whole, limits)
     over = _done(life) or _ended_life(life, limits) or _gone(life, whole, limits)
     return over or _through_silence(read_turn(life, now_ms, limits), whole, now_ms, limits)
@@ -56,8 +55,8 @@ def _present_life(whole: Window, limits: TruthLimits) -> Window:
     start = _launch_time(whole, limits)
     exited = whole.last(Fact.PROCESS_EXITED)
     if exited is not None and (start is None or exited.at_ms >= start) and _came_back(whole, exited, limits):
-        return Window(whole.items, exited.at_ms + 1)
-    return Window(whole.items, start, limits.launch_ms)
+        return whole.since(exited.at_ms + 1)
+    return whole.since(start, limits.launch_ms)
 
 
 def _launch_time(whole: Window, limits: TruthLimits) -> int | None:
@@ -156,7 +155,7 @@ def _gone(life: Window, whole: Window, limits: TruthLimits) -> Verdict | None:
     gone = whole.last(Fact.BOX_GONE)
     if gone is None:
         return None
-    seen = whole.last_seen()
+    seen = whole.heard_ms
     if seen is not None and seen > gone.at_ms + limits.skew_ms:
         return None
     stop = life.last(Fact.STOP_REQUESTED)
@@ -183,7 +182,7 @@ def _through_silence(verdict: Verdict, whole: Window, now_ms: int, limits: Truth
     verdict = structs.replace(verdict, because=distinct([*verdict.because, *signs]))
     if not _ends_by_itself(verdict):
         return verdict
-    seen = whole.last_seen()
+    seen = whole.heard_ms
     heard = verdict.since_ms if seen is None else seen
     frozen, silent = whole.last(Fact.BOX_FROZEN), whole.last(Fact.BOX_SILENT)
     if frozen is not None and not any(_lives_after(i, frozen) for i in whole.items):
