@@ -148,6 +148,8 @@ class MemoryFleet:
             raise RuntimeError("secret sk-ant-api03-abcdefghijklmnopqrstuvwxyz in a message")
         if req.prompt == "slow":
             await asyncio.sleep(1)
+        if req.prompt == "note":
+            await self.store.events.append([Event(kind="note", at_ms=1, data={"text": req.repo})])
         if req.prompt == "stuck" and not MARK.get()[1]:
             await self.store.events.append([Event(kind="note", at_ms=1, data={"stuck": req.name})])
             await asyncio.sleep(600)

@@ -335,3 +335,16 @@ def test_nothing_of_the_program_is_left_in_the_runtime_folder(own: HubProcess) -
     with hub_process(own.state.parent) as hub:
         assert hub.socket.exists()
     assert sorted(p.name for p in own.socket.parent.iterdir()) == ["hub.sock.lock"]
+
+
+def test_a_hub_whose_terminal_is_held_up_goes_on(own: HubProcess) -> None:
+    """Its stderr is a pipe here that nobody reads; it holds 64 KiB."""
+    own.start()
+    with own.client() as client:
+        for n in range(1500):
+            assert client.post("/v1/thopters", json={"name": f"n-{n}"}).status_code == 202
+    assert sum(r["text"] == "request" for r in own.log()) >= 1500, "the log has all of it"
+    own.post("/v1/hub/stop")
+    assert own.process is not None
+    wait_for(lambda: own.process.poll() is not None)
+    assert own.process.returncode == 0

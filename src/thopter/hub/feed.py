@@ -63,8 +63,8 @@ class Feed:
         self._events = events
         self._kept: list[_Kept] = []
         self._bytes = 0
-        self._base = 0  # everything numbered above this, up to _head, is in _kept
-        self._head = 0
+        self._base = events.last()  # everything numbered above this, up to _head, is in _kept
+        self._head = self._base
         self._news = asyncio.Event()
         self._listeners = 0
         self._wanted = asyncio.Event()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
 import os
+import queue
 import re
-import sys
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 _BYTES = 2_000_000
 _FILES = 5
 _LONGEST = 8_000
+_CONSOLE_LINES = 2_000
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 # Shapes of credentials people really have; known ones are hidden exactly as well (Redactor.hide).
@@ -86,9 +89,47 @@ class HumanLines(logging.Formatter):
         """See the class."""
         at = time.strftime("%H:%M:%S", time.localtime(record.created))
         text = _short(redact(record.getMessage()))
+        data = getattr(record, "data", None)
+        if isinstance(data, dict):
+            text += "  " + " ".join(f"{key}={_plain(value)}" for key, value in data.items())
         if record.exc_info and record.exc_info[1] is not None:
             text += "\n" + redact("".join(traceback.format_exception(record.exc_info[1])))
         return f"{at} {record.levelname.lower():7} {_printable(text)}"
+
+
+class Console(logging.Handler):
+    """stderr, written by a thread of its own: a terminal that is held up (Ctrl-S, a pager) must not
+    hold up the hub. What does not fit the queue is counted and told; the file has all of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: queue.Queue[str] = queue.Queue(_CONSOLE_LINES)
+        self._lost = 0
+        threading.Thread(target=self._write, name="console", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue the record's line."""
+        try:
+            self._lines.put_nowait(self.format(record))
+        except queue.Full:
+            self._lost += 1
+
+    def drain(self, seconds: float) -> None:
+        """Wait until everything is written, for ``seconds`` at most."""
+        until = time.monotonic() + seconds
+        while self._lines.unfinished_tasks and time.monotonic() < until:
+            time.sleep(0.005)
+
+    def _write(self) -> None:
+        while True:
+            line = self._lines.get()
+            lost, self._lost = self._lost, 0
+            if lost:
+                line += f"\n({lost} lines are only in the log file)"
+            with contextlib.suppress(OSError):  # nobody reads it any more
+                # Not by sys.stderr: its lock, held here, would hold up the end of the process.
+                os.write(2, line.encode() + b"\n")
+            self._lines.task_done()
 
 
 class RotatingLog(logging.Handler):
@@ -156,7 +197,7 @@ def set_up(path: Path, level: str, foreground: bool) -> None:
     handlers: list[logging.Handler] = [RotatingLog(path)]
     handlers[0].setFormatter(JsonLines())
     if foreground:
-        handlers.append(logging.StreamHandler(sys.stderr))
+        handlers.append(Console())
         handlers[1].setFormatter(HumanLines())
     for old in list(root.handlers):
         root.removeHandler(old)
@@ -164,6 +205,13 @@ def set_up(path: Path, level: str, foreground: bool) -> None:
         root.addHandler(handler)
     root.setLevel(logging.WARNING)
     set_level(level)
+
+
+def drain() -> None:
+    """Before the process ends: let the console catch up."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, Console):
+            handler.drain(1.0)
 
 
 def set_level(level: str) -> None:

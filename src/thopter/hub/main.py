@@ -106,6 +106,7 @@ class House:
             self._unix.remove()
             for lock in self._locks:
                 lock.release()
+            logs.drain()
 
 
 def _socket_dir(paths: Paths, socket_path: Path) -> None:
@@ -128,6 +129,7 @@ def _serve(house: House, flags: dict[str, str], load: Callable[[], Compose] | No
     factory = _loop_factory()
     with asyncio.Runner(loop_factory=factory) as runner:
         failure = runner.run(run_hub(house.paths, house.settings, flags, house.doors, load))
+    logs.drain()
     return 0 if failure is None else _complain(failure)
 
 
