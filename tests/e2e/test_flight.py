@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from e2e_lab import SECRET, Lab
+
 from thopter.testing.demo_repo import PROMPTS, create_demo_repo
 
 pytestmark = [pytest.mark.claude, pytest.mark.root, pytest.mark.xdist_group("e2e"), pytest.mark.timeout(600)]

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 
 from msgspec import convert, structs
 
+from thopter.fleet import modelwords
 from thopter.fleet.accept import Acceptor
 from thopter.fleet.deps import Deps
 from thopter.fleet.end import DestroyArgs, Destroyer
@@ -77,6 +78,7 @@ class Crew:
             await self._acceptor.submit(intent)
         self.ready = True
         self._nursery.spawn("housekeeping", self._keep_house())
+        self._nursery.spawn("model gateway's word", modelwords.follow(self.deps, self.live.get))
         await self._first_words()
         self._ready.set()
 

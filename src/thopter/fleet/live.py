@@ -43,6 +43,8 @@ class LiveBox:
         self.agent_running = False
         self.last_message = ""
         self.last_message_ms = 0
+        self.trouble = ""  # what the model gateway sees going wrong now
+        self.held_up = False  # the model gateway saw a rate limit, and nothing get through since
         self.problems = 0  # inputs that could not be read, counted
         self.tell_lock = asyncio.Lock()
         self.changed = asyncio.Condition()

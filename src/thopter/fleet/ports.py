@@ -51,6 +51,10 @@ class Gateways(Protocol):
     async def attached(self) -> set[str]:
         """Boxes served now by every gateway they need."""
 
+    async def model_log(self, after: int, wait_ms: int) -> dict[str, Any]:
+        """``{boot, records, next, dropped}``: model calls that ended, after a cursor; waits for the
+        first one. Another ``boot`` is another process: cursors begin again."""
+
     async def usage(self, box: str) -> dict[str, Any]:
         """What the model gateway counted for it."""
 

@@ -49,7 +49,7 @@ def view(box: Box, run: Run | None, live: LiveBox | None, owner: str, now_ms: in
         agent_running=live.agent_running if live is not None else False,
         last_message=live.last_message if live is not None else "",
         last_message_ms=live.last_message_ms if live is not None else 0,
-        problem=box.problem or (run.problem if run else ""),
+        problem=box.problem or (run.problem if run else "") or (live.trouble if live is not None else ""),
         contradiction=verdict.contradiction,
     )
 

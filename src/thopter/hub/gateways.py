@@ -109,6 +109,10 @@ class HubGateways:
         except GatewayDown:
             return set()
 
+    async def model_log(self, after: int, wait_ms: int) -> dict[str, Any]:
+        """See the port."""
+        return await self.model.log(after, wait_ms=wait_ms)
+
     async def usage(self, box: str) -> dict[str, Any]:
         """See the port."""
         return await self.model.usage(box)
