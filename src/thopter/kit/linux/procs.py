@@ -57,6 +57,18 @@ def tree(pid: int) -> list[int]:
     return found
 
 
+def ancestors(pid: int) -> list[int]:
+    """Parents of ``pid`` from the nearest up; empty when it is gone."""
+    found: list[int] = []
+    try:
+        while pid > 1:
+            pid = int(stat_fields(pid)[1])
+            found.append(pid)
+    except (OSError, IndexError):
+        return found
+    return found
+
+
 def stop_tree(pid: int, stop: bool, seconds: float = 10.0) -> None:
     """Stop (or let go on) a process and all its descendants by signal, those forked meanwhile too.
 

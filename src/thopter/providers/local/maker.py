@@ -23,7 +23,6 @@ from thopter.kit.linux import cgroups, procs
 from thopter.kit.paths import Paths, private_dir
 from thopter.kit.settings import Settings
 from thopter.model.errors import BadInput, ProviderError
-from thopter.model.ids import check_name
 from thopter.model.nouns import BoxState
 from thopter.model.sockets import BoxSpec, GoldenPart
 from thopter.providers.local import curated, flatten, goldens, order
@@ -31,7 +30,7 @@ from thopter.providers.local.birth import LOG
 from thopter.providers.local.modes import Mode
 from thopter.providers.local.nursery import listen_unix
 from thopter.providers.local.pool import Pool
-from thopter.providers.local.record import Record, Records
+from thopter.providers.local.record import Record, Records, check_spec
 from thopter.providers.local.spares import Spare, Spares
 from thopter.providers.local.trees import remove_tree
 from thopter.providers.local.uids import Ranges
@@ -47,6 +46,12 @@ class Birth(Struct, frozen=True):
     ask: dict[str, Any]
     boxd: socket.socket
     after: Spare | None
+    maker: Maker
+
+    def close(self) -> None:
+        """Nobody will ask the zygote for it (the box itself: :meth:`Maker.remove`)."""
+        self.boxd.close()
+        self.maker.abandon(self.after)
 
 
 class Maker:
@@ -132,7 +137,7 @@ class Maker:
 
         ``golden``: the folder of a golden that has no name yet, instead of the one of ``spec``.
         """
-        check_name(spec.name)
+        check_spec(spec)
         golden = golden or self.shelf.resolve(spec.golden)
         spare, after = self.spares.take(mode)
         record = Record(
@@ -144,25 +149,33 @@ class Maker:
             self.records.write(record)
             self.spares.bound(spare)
             failpoint.hit("ensure.recorded")
+            self.pool.remove(spec.key)  # a power cut can leave a folder without its record
             folder = self.pool.make(spec.key, record.base, spec.limits)
             self._write_names(folder, record)
             failpoint.hit("ensure.folder")
             limits = spec.limits
             joined = self.groups.make(spare.group, limits.memory_bytes, limits.pids, limits.cpus)
             failpoint.hit("ensure.cgroup")
+            next_joined = self.groups.make(after.group) if after else []
             boxd = listen_unix(self.socket_path(spec.key))
         except BaseException as e:
             self.spares.bound(spare)
-            self.spares.spoil(after)
+            self.abandon(after)
             if isinstance(e, OSError):
                 raise ProviderError(f"the box's folders can't be made: {e}") from None
             raise
         ask = {
             "op": "create", "key": record.key, "order": self._order(record, folder, dict(spec.native)),
             "half": self._half(spare, joined, mode),
-            "next": self._half(after, self.groups.make(after.group), mode) if after else None,
+            "next": self._half(after, next_joined, mode) if after else None,
         }  # fmt: skip
-        return Birth(record=record, ask=ask, boxd=boxd, after=after)
+        return Birth(record=record, ask=ask, boxd=boxd, after=after, maker=self)
+
+    def abandon(self, spare: Spare | None) -> None:
+        """That spare will not be made, or is not wanted any more."""
+        if spare is not None:
+            self.groups.destroy(spare.group)
+            self.spares.spoil(spare)
 
     def _half(self, spare: Spare, joined: list[str], mode: Mode) -> dict[str, Any]:
         return {
@@ -276,6 +289,8 @@ class Maker:
 
     def dismantle(self) -> None:
         """Give back what no box needs any more."""
+        for group in self.groups.names():
+            self.groups.destroy(group)
         self.pool.close()
         self.groups.remove_family()
         if self.root:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 from thopter.kit.paths import Paths, find_paths
 from thopter.kit.settings import Settings
+from thopter.kit.threads import finish
 from thopter.model.errors import Ambiguous, NotFound, NotNow, ProviderError, Refused, TimedOut
 from thopter.model.sockets import BoxHandle, BoxSpec, Caps, GoldenPart, Leak, Stream
 from thopter.providers.local import abilities, goldens, hello, modes, workshop
@@ -55,14 +56,14 @@ class LocalProvider:
     async def start(self) -> None:
         """Make the folders; adopt what an earlier hub left (its zygote of other code is replaced).
         What only new boxes need is made when the first is wanted. Idempotent."""
-        await asyncio.to_thread(self._maker.start)
+        await finish(self._maker.start)
         self._maker.spares.know((await self._nursery.adopt()).get("spares", ()))
 
     async def _warm_up(self) -> None:
         async with self._probing:
             if not self._warm:
-                await asyncio.to_thread(self._maker.start)
-                await asyncio.to_thread(self._maker.warm)
+                await finish(self._maker.start)
+                await finish(self._maker.warm)
                 self._maker.spares.know(await self._nursery.ready())
                 self._warm = True
 
@@ -76,7 +77,7 @@ class LocalProvider:
         """
         await self.sweep(frozenset())
         await self._nursery.stop()
-        await asyncio.to_thread(self._maker.dismantle)
+        await finish(self._maker.dismantle)
 
     async def caps(self, spec: BoxSpec | None = None) -> Caps:
         """What boxes here can do, found by making one (once). With nothing that works, no facets."""
@@ -125,32 +126,36 @@ class LocalProvider:
         """Make the box and wait until its boxd answers, or return the one there is."""
         check_key(spec.key)
         async with self._lock(spec.key):
-            record = await asyncio.to_thread(self._maker.records.read, spec.key)
+            record = await finish(self._maker.records.read, spec.key)
             if record is not None and record.phase == "made":
                 return self._handle(record)
             if record is not None:
-                await asyncio.to_thread(self._maker.remove, spec.key)
+                await finish(self._maker.remove, spec.key)
             await self._warm_up()
             return await self._create(spec, await self._decided())
 
     async def _create(self, spec: BoxSpec, mode: modes.Mode, golden: str = "") -> BoxHandle:
         try:
             token = secrets.token_urlsafe(24)
-            birth = await asyncio.to_thread(self._maker.prepare, spec, mode, token, golden)
+            birth = await finish(self._maker.prepare, spec, mode, token, golden)
             try:
                 with birth.boxd:
                     born, _ = await self._nursery.ask(birth.ask, (birth.boxd.fileno(),))
                 self._maker.spares.came(birth.after)
             except BaseException:
-                self._maker.spares.spoil(birth.after)
+                with contextlib.suppress(NotNow, Ambiguous):
+                    await self._nursery.tell({"op": "drop", "group": birth.ask["half"]["group"]})
+                    if birth.after is not None:
+                        await self._nursery.tell({"op": "drop", "group": birth.after.group})
+                await finish(self._maker.abandon, birth.after)
                 raise
             pid = int(born["pid"])
             record = self._maker.confirm(birth.record, pid, int(born["start"]))
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._first_words(spec.key, pid))
-                both.create_task(asyncio.to_thread(self._maker.records.sync, spec.key))
+                both.create_task(finish(self._maker.records.sync, spec.key))
         except BaseException as e:
-            await asyncio.to_thread(self._maker.remove, spec.key)
+            await finish(self._maker.remove, spec.key)
             await self._forget(spec.key)
             if isinstance(e, ExceptionGroup):
                 raise e.exceptions[0] from None
@@ -173,7 +178,7 @@ class LocalProvider:
 
     async def get(self, key: str) -> BoxHandle:
         """The box's present state."""
-        return self._handle(await asyncio.to_thread(self._require, key))
+        return self._handle(await finish(self._require, key))
 
     async def list(self, tags: Mapping[str, str] | None = None) -> Sequence[BoxHandle]:
         """Every box with all ``tags``, those that were being created included."""
@@ -182,11 +187,11 @@ class LocalProvider:
         def look() -> Sequence[BoxHandle]:
             return [self._handle(r) for r in self._maker.records.all() if wanted <= r.tags.items()]
 
-        return await asyncio.to_thread(look)
+        return await finish(look)
 
     async def channel(self, key: str) -> Stream:
         """A stream to the box's boxd."""
-        record = await asyncio.to_thread(self._require, key)
+        record = await finish(self._require, key)
         if record.phase != "made":
             raise NotNow(f"box {key} is still being created")
         try:
@@ -198,14 +203,14 @@ class LocalProvider:
         """Kill everything in the box and remove all it had. Gone already = success."""
         check_key(key)
         async with self._lock(key):
-            await asyncio.to_thread(self._maker.remove, key)
+            await finish(self._maker.remove, key)
             await self._forget(key)
 
     # ------------------------------------------------------------------------------ facets
 
     async def listeners(self, key: str) -> Mapping[int, socket.socket]:
         """New descriptors of the gateways' listening sockets inside the box."""
-        record = await asyncio.to_thread(self._require, key)
+        record = await finish(self._require, key)
         if not record.ports:
             return {}
         ask = {
@@ -228,17 +233,17 @@ class LocalProvider:
 
     async def _set_frozen(self, key: str, frozen: bool) -> None:
         async with self._lock(key):
-            record = await asyncio.to_thread(self._require, key)
+            record = await finish(self._require, key)
             if not self._maker.alive(record):
                 raise NotNow(f"box {key} has no processes left")
             try:
-                await asyncio.to_thread(self._maker.set_frozen, record, frozen)
+                await finish(self._maker.set_frozen, record, frozen)
             except TimeoutError as e:
                 raise TimedOut(str(e)) from None
 
     async def golden_ready(self, golden: str, want: Sequence[GoldenPart]) -> bool:
         """True when ``golden`` exists and holds exactly these parts."""
-        return await asyncio.to_thread(self._maker.golden_ready, golden, want)
+        return await finish(self._maker.golden_ready, golden, want)
 
     async def build_golden(self, golden: str, want: Sequence[GoldenPart]) -> AsyncIterator[str]:
         """Build it beside the old one and swap; yields progress. One at a time."""
@@ -272,7 +277,7 @@ class LocalProvider:
                 if found.remove is None:
                     await self._forget(found.leak.key)
                 else:
-                    await asyncio.to_thread(found.remove)
+                    await finish(found.remove)
                 removed.append(found.leak)
             except (OSError, ProviderError) as e:
                 log.warning("%s %s can't be removed: %s", found.leak.kind, found.leak.what, e)
@@ -281,7 +286,7 @@ class LocalProvider:
     async def _find(self, known: frozenset[str]) -> Sequence[Found]:
         mine = known | self._private | self._locks.keys()
         zygote = await self._nursery.ping()
-        return await asyncio.to_thread(find_leaks, self._maker, mine, zygote, self._building.locked())
+        return await finish(find_leaks, self._maker, mine, zygote, self._building.locked())
 
     # ----------------------------------------------------------------------------- inside
 

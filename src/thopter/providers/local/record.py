@@ -15,7 +15,9 @@ import msgspec
 from msgspec import Struct, field
 
 from thopter.model.errors import BadInput
+from thopter.model.ids import check_name
 from thopter.model.nouns import Isolation, Limits
+from thopter.model.sockets import BoxSpec
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -27,6 +29,21 @@ def check_key(key: str) -> str:
             f"{key[:70]!r} is not a usable box key", hint="1 to 64 letters, digits, '_', '-' and '.'"
         )
     return key
+
+
+def check_spec(spec: BoxSpec) -> None:
+    """Raise BadInput for a spec that no box can be made of."""
+    check_key(spec.key)
+    check_name(spec.name)
+    limits = msgspec.structs.asdict(spec.limits)
+    if any(value < 0 for value in limits.values()):
+        raise BadInput(f"limits can't be negative: {limits}")
+    if len(set(spec.ports)) != len(spec.ports) or not all(0 < port < 65536 for port in spec.ports):
+        raise BadInput(f"ports {spec.ports} are not different numbers from 1 to 65535")
+    try:
+        msgspec.json.encode(spec.native)
+    except (TypeError, ValueError) as e:
+        raise BadInput(f"the native options are not JSON: {e}") from None
 
 
 class Record(Struct, frozen=True, kw_only=True):

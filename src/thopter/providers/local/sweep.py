@@ -3,6 +3,8 @@ be, not where a record says it is."""
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -14,6 +16,8 @@ from thopter.model.sockets import Leak
 from thopter.providers.local.maker import Maker
 from thopter.providers.local.order import TITLE
 from thopter.providers.local.trees import remove_tree
+
+_CUT_OFF_S = 60.0
 
 
 class Found(Struct, frozen=True):
@@ -46,7 +50,9 @@ def _keys(maker: Maker, known: frozenset[str]) -> Iterator[Found]:
     for name in sorted(names):
         key = name.removesuffix(".sock")
         if name.startswith("."):  # a creation that was cut off between bind and rename
-            yield Found(Leak(kind="socket", what=str(sockets / name)), (sockets / name).unlink)
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - (sockets / name).lstat().st_mtime > _CUT_OFF_S:
+                    yield Found(Leak(kind="socket", what=str(sockets / name)), (sockets / name).unlink)
         elif key not in known:
             yield Found(Leak(kind="socket", what=str(sockets / name), key=key), partial(maker.remove, key))
     places = ((maker.records.folder, set(maker.records.keys())), (maker.pool.folder, maker.pool.names()))
@@ -58,33 +64,23 @@ def _keys(maker: Maker, known: frozenset[str]) -> Iterator[Found]:
 
 def _processes(maker: Maker, known: frozenset[str], zygote: dict[str, Any]) -> Iterator[Found]:
     records = {r.key: r for r in maker.records.all()}
-    spares = maker.spares.groups()
+    accounted = {*maker.spares.groups(), *(r.group for r in records.values())}
+    # Builders and spares carry the zygote's title until they have their own.
+    forks = set(procs.tree(int(zygote["pid"]))) if zygote else set()
     for pid in procs.all_pids():
         words = procs.command_line(pid)
         if len(words) != 1:
             continue
         title = words[0].split(" ")
-        if title == ["thopter-zygote", maker.family] and pid != zygote.get("pid"):
-            if not _is_fork_of(pid, zygote):
+        if title == ["thopter-zygote", maker.family] and pid not in forks:
+            if int(zygote.get("pid", 0)) not in procs.ancestors(pid):
                 yield _process(pid, "a zygote that nobody can reach")
         elif len(title) == 3 and title[0] == maker.family and procs.first_of_namespace(pid):
             _, kind, name = title
-            if kind == "spare" and name not in spares and not _under_way(records, name):
+            if kind == "spare" and name not in accounted:
                 yield _process(pid, f"a spare builder's first process ({TITLE} {name})")
             elif kind == "box" and name not in known and name not in records:
                 yield _process(pid, f"the first process of box {name}", name)
-
-
-def _under_way(records: dict[str, Any], group: str) -> bool:
-    return any(r.group == group for r in records.values())
-
-
-def _is_fork_of(pid: int, zygote: dict[str, Any]) -> bool:
-    """Builders and spares carry the zygote's title until they have their own."""
-    try:
-        return int(procs.stat_fields(pid)[1]) == zygote.get("pid")
-    except (OSError, IndexError):
-        return True
 
 
 def _process(pid: int, what: str, key: str = "") -> Found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import secrets
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from thopter.kit.channel import BoxLink
+from thopter.kit.threads import finish
 from thopter.model.errors import NotFound, ProviderError
 from thopter.model.sockets import GoldenPart, Stream
 from thopter.providers.local import curated, flatten, goldens, npm
@@ -37,11 +37,11 @@ async def build(
     """Build golden ``name`` with exactly ``want``; yields progress. The present one stays in force
     until the new one is complete and checked; on an error or cancellation nothing is left."""
     parts = goldens.check_parts(want)
-    building = await asyncio.to_thread(maker.shelf.new)
+    building = await finish(maker.shelf.new)
     try:
         yield f"golden {name}: a root from this machine's own /usr"
         root = building / "root"
-        await asyncio.to_thread(curated.make_root, root)
+        await finish(curated.make_root, root)
         for part in parts:
             yield f"{part.name}: npm installs {part.npm} {part.version}"
             prefix = root / "opt/thopter" / part.name
@@ -53,13 +53,13 @@ async def build(
             await _run_scripts(maker, bench, building, with_scripts)
         async for line in _check(bench, building, parts):
             yield line
-        digest = await asyncio.to_thread(flatten.content_digest, root)
+        digest = await finish(flatten.content_digest, root)
         found = goldens.Golden(layout=goldens.LAYOUT, parts=parts, created_ms=now_ms())
-        await asyncio.to_thread(maker.shelf.keep, building, name, digest, found)
+        await finish(maker.shelf.keep, building, name, digest, found)
         yield f"golden {name} is ready ({digest})"
     finally:
         if building.exists():
-            await asyncio.to_thread(remove_tree, building)
+            await finish(remove_tree, building)
 
 
 @contextlib.asynccontextmanager
@@ -80,12 +80,12 @@ async def _run_scripts(maker: Maker, bench: Bench, building: Path, parts: Sequen
             argv = ["npm", "rebuild", "--global", "--prefix", prefix, "--no-audit", "--no-fund",
                     "--no-update-notifier", "--loglevel=error", "--foreground-scripts"]  # fmt: skip
             await _must(link, part, argv, _SCRIPTS_S, "its install scripts failed")
-        folder = await asyncio.to_thread(maker.end_processes, key)
+        folder = await finish(maker.end_processes, key)
         for part in parts:
             upper = folder / "root/upper/opt/thopter" / part.name
             if upper.is_dir():
                 place = building / "root/opt/thopter" / part.name
-                await asyncio.to_thread(flatten.apply_upper, upper, place)
+                await finish(flatten.apply_upper, upper, place)
 
 
 async def _check(bench: Bench, building: Path, parts: Sequence[GoldenPart]) -> AsyncIterator[str]:

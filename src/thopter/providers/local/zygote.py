@@ -153,6 +153,9 @@ class Zygote:
         elif op == "forget":
             self._forget(str(ask["key"]))
             client.answer({})
+        elif op == "drop":
+            self._drop(str(ask["group"]))
+            client.answer({})
         elif op == "stop":
             client.answer({})
             os._exit(0)
@@ -166,6 +169,13 @@ class Zygote:
     def _forget(self, key: str) -> None:
         for sock in self._listeners.pop(key, {}).values():
             sock.close()
+
+    def _drop(self, group: str) -> None:
+        """End the builder of ``group``, spare or at work, or make none."""
+        self._wanted = [w for w in self._wanted if w[1].group != group]
+        for builder in self._builders.values():
+            if builder.half.group == group:
+                os.kill(builder.pid, signal.SIGKILL)
 
     def _create(self, client: Client, ask: dict[str, object]) -> None:
         order, half, after = ask["order"], ask["half"], ask.get("next")
