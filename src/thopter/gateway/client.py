@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import site
 import socket
@@ -19,6 +20,8 @@ from msgspec import Struct, convert, field
 from thopter.gateway.wire import PROTOCOL, check_peer, decode, encode, receive_line, send_line
 from thopter.kit.paths import Paths, private_dir
 from thopter.model.errors import ThopterError, TimedOut, from_dict
+
+log = logging.getLogger(__name__)
 
 _START_SECONDS = 30.0
 _ANSWER_MAX = 64 << 20
@@ -149,14 +152,20 @@ class GatewayClient:
     async def supervise(self, on_boot: Callable[[Pong], Awaitable[None]], pause: float = 1.0) -> None:
         """Keep the gateway running for ever: start it when it is down, and call ``on_boot`` (which
         attaches what must be attached) for every new process, the first included. Notices its death at
-        once. An error of ``on_boot`` ends this; errors in starting are tried again after ``pause``."""
-        boot = ""
+        once. An error of ``on_boot`` ends this; an error in starting is logged (once, while it stays the
+        same) and tried again, after ``pause`` and then ever more seldom, at least every 30 s."""
+        boot, problem, wait = "", "", pause
         while True:
             try:
                 pong = await self.ensure()
-            except (GatewayDown, TimedOut):
-                await asyncio.sleep(pause)
+            except ThopterError as e:
+                if e.message != problem:
+                    problem = e.message
+                    log.error("%s can't be had: %s", self.module, problem)
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, 30.0)
                 continue
+            problem, wait = "", pause
             if pong.boot != boot:
                 await on_boot(pong)
                 boot = pong.boot
@@ -178,16 +187,19 @@ class GatewayClient:
         argv = [sys.executable, "-m", self.module, "--socket", str(self.control), "--state", str(self._state)]
         if self._idle_exit:
             argv += ["--idle-exit", str(self._idle_exit)]
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=_environment(self._env),
-            cwd="/",
-            close_fds=True,
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=_environment(self._env),
+                cwd="/",
+                close_fds=True,
+                start_new_session=True,
+            )
+        except OSError as e:
+            raise GatewayDown(f"{self.module} can't be started: {e.strerror}") from None
         said = await asyncio.to_thread(_first_words, process)
         try:
             word = json.loads(said)

@@ -9,6 +9,7 @@ import json
 import logging
 import logging.handlers
 import os
+import resource
 import signal
 import socket
 import sys
@@ -84,6 +85,7 @@ def main(
         return 0
     _log_to(folder / f"{name}.log")
     writable = [folder, options.state / "mirrors"] if not network else [folder]
+    _more_descriptors()
     before(options)
     service = build(options, confine(writable=writable, network=network))
     log.info("%s gateway up, pid %d, confined: %s", name, os.getpid(), ", ".join(service.confined))
@@ -147,6 +149,14 @@ def _locked(fd: int) -> bool:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.02)
+
+
+def _more_descriptors() -> None:
+    """A thousand boxes need more than the usual 1,024 descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _log_to(path: Path) -> None:

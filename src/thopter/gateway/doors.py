@@ -21,7 +21,7 @@ from thopter.model.errors import BadInput
 RouteT = TypeVar("RouteT")
 log = logging.getLogger("thopter.gateway")
 
-_OUT_OF_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_NOT_A_LISTENER = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK)
 
 
 def check_listener(sock: socket.socket) -> None:
@@ -120,11 +120,10 @@ class Doors(Generic[RouteT]):
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 continue
             except OSError as e:
-                if e.errno not in _OUT_OF_ROOM:
-                    log.error("the listener of %s failed: %s", door.box, e.strerror)
+                log.error("a connection to %s can't be accepted: %s", door.box, e.strerror)
+                if e.errno in _NOT_A_LISTENER:
                     return
-                log.error("no descriptors or memory for connections: %s", e.strerror)
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.2)  # no descriptors or memory, or a network error of that connection
                 continue
             client.setblocking(False)
             door.open_connections += 1
