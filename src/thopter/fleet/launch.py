@@ -205,20 +205,31 @@ class Launcher:
         agent = self.deps.agents[args.agent]
         ctx = launch_context(run, args.name, args.settings, args.token)
         launch = agent.launch(ctx)
+        await self._launching(live, args, agent)
         problem = ""
         try:
             await link.run_start(run.id, list(launch.argv), dict(launch.env), launch.cwd, cols=200, rows=50)
         except ProviderError as e:
             problem = e.message  # the box is fine and says why; the agent's end is in the journal
-        now = self.deps.clock.now_ms()
-        launched = Evidence(
-            source=Source.HUB, fact=Fact.LAUNCHED, at_ms=now, seen_ms=now, detail=f"{agent.name} started"
-        )
-        if not problem:
-            await self.deps.store.evidence.add(args.run, [launched])
-            live.learn([launched])
         await live.refold()
         return {"problem": problem}
+
+    async def _launching(self, live: LiveBox, args: FlyArgs, agent: Agent) -> None:
+        """Record the launch just before it is asked for: what comes later belongs to this life. A
+        repeated step finds its agent running and must not begin another life."""
+        if any(e.fact is Fact.LAUNCHED for e in live.evidence):
+            return
+        now = self.deps.clock.now_ms()
+        launched = Evidence(
+            source=Source.HUB,
+            fact=Fact.LAUNCHED,
+            at_ms=now,
+            seen_ms=now,
+            detail=f"{agent.name} started",
+            data={"prompt": bool(args.prompt)},
+        )
+        await self.deps.store.evidence.add(args.run, [launched])
+        live.learn([launched])
 
     async def _first_sign(self, args: FlyArgs) -> dict[str, Any]:
         """Wait for evidence; a launched agent that shows none is reported, not taken down: its box

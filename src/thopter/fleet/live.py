@@ -43,6 +43,7 @@ class LiveBox:
         self.agent_running = False
         self.last_message = ""
         self.last_message_ms = 0
+        self.offset_ms = 0  # hub time minus box time
         self.trouble = ""  # what the model gateway sees going wrong now
         self.held_up = False  # the model gateway saw a rate limit, and nothing get through since
         self.problems = 0  # inputs that could not be read, counted
@@ -118,7 +119,7 @@ class LiveBox:
     def learn(self, found: Sequence[Evidence]) -> None:
         """Take evidence into the window (the store has it already)."""
         for e in found:
-            if e.fact is Fact.LAUNCHED:
+            if e.fact in (Fact.LAUNCHED, Fact.PROCESS_ALIVE):
                 self.agent_running = True
             elif e.fact is Fact.PROCESS_EXITED:
                 self.agent_running = False
@@ -176,9 +177,7 @@ class LiveBox:
     async def _record(self, verdict: Verdict) -> None:
         assert self.run is not None  # refold checked
         now = self.deps.clock.now_ms()
-        problem = verdict.contradiction or next(
-            (e.detail for e in verdict.because if verdict.state is RunState.FAILED and e.detail), ""
-        )
+        problem = verdict.problem or verdict.contradiction
         run = structs.replace(
             self.run, state=verdict.state, reason=verdict.reason, changed_ms=now, problem=problem
         )

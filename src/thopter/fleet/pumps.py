@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
+from thopter.fleet.evidence_window import admit, clock_offset
 from thopter.fleet.live import LiveBox
 from thopter.kit.channel import BoxLink
 from thopter.model.errors import ThopterError
@@ -23,7 +25,9 @@ from thopter.model.sockets import LaunchContext, Reading
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 10.0
-STATUS_S = 2.0
+STATUS_S = 2.0  # while it works: an interrupt fires no hook
+STATUS_REST_S = 10.0  # while it waits: a person may type at its terminal
+_OVER = (RunState.DONE, RunState.FAILED, RunState.STOPPED)
 _BATCH = 200
 _QUEUE = 1000
 T = TypeVar("T")
@@ -40,9 +44,13 @@ async def pump(live: LiveBox, link: BoxLink, ctx: LaunchContext | None) -> None:
 
 
 async def _heartbeat(live: LiveBox, link: BoxLink) -> None:
+    samples: deque[tuple[int, int, int]] = deque(maxlen=5)
     while True:
-        await link.ping()
+        sent = live.deps.clock.now_ms()
+        box_time = await link.ping()
         live.heard()
+        samples.append((sent, box_time, live.alive_ms))
+        live.offset_ms = clock_offset(samples)
         await live.deps.clock.sleep(HEARTBEAT_S)
 
 
@@ -87,7 +95,7 @@ async def _journal(live: LiveBox, link: BoxLink) -> None:
 def _read_record(live: LiveBox, record: dict[str, Any]) -> Reading:
     now = live.deps.clock.now_ms()
     at = record.get("at_ms")
-    at_ms = min(at, now) if isinstance(at, int) else now  # a box can't date things into the future
+    at_ms = at if isinstance(at, int) else now
     kind = record.get("kind")
     if live.run is not None and record.get("run") not in (None, "", live.run.id):
         return Reading(problem="a record of another run")
@@ -95,14 +103,11 @@ def _read_record(live: LiveBox, record: dict[str, Any]) -> Reading:
         body = str(record.get("body", "")).encode(errors="surrogateescape")
         return live.agent.read_hook(str(record.get("event", "")), body, at_ms, now)
     if kind == "run.started":
-        return _fact(Source.PROCESS, Fact.LAUNCHED, at_ms, now, "the agent's process started", {})
+        data = {"pid": record.get("pid")}
+        return _fact(Source.PROCESS, Fact.PROCESS_ALIVE, at_ms, now, "the agent's process started", data)
     if kind == "run.exited":
-        code = record.get("exit")
-        code = code if isinstance(code, int) else -int(record.get("signal") or 0)
-        said = f"exit code {code}" if code >= 0 else f"killed by signal {-code}"
-        return _fact(
-            Source.PROCESS, Fact.PROCESS_EXITED, at_ms, now, f"the agent ended: {said}", {"code": code}
-        )
+        said, data = _ending(record)
+        return _fact(Source.PROCESS, Fact.PROCESS_EXITED, at_ms, now, f"the agent ended: {said}", data)
     if kind == "gap":
         log.warning("box %s: journal has a gap of %s records", live.box.name, record.get("count"))
     return Reading()
@@ -141,29 +146,29 @@ async def _status(live: LiveBox, link: BoxLink, ctx: LaunchContext) -> None:
     root, glob = live.agent.status_root(ctx)
     last: dict[str, str] = {}
     while root:
-        await live.until(lambda b: b.verdict.state in (RunState.WORKING, RunState.UNKNOWN), 3600.0)
+        await live.until(lambda b: b.verdict.state not in _OVER, 3600.0)
         try:
             files = await link.read_files(root, glob, 16)
         except ThopterError:
             files = []
         now = live.deps.clock.now_ms()
-        fresh = [f for f in files if last.get(str(f.get("file"))) != f.get("content")]
-        last = {str(f.get("file")): str(f.get("content")) for f in files}
-        readings = [
-            live.agent.read_status(
-                str(f.get("file", "")), str(f.get("content", "")).encode(errors="surrogateescape"), now
-            )
-            for f in fresh
-        ]
-        if readings:
-            await take(live, readings, {})
-        await live.deps.clock.sleep(STATUS_S)
+        for f in files:
+            name, content = str(f.get("file", "")), str(f.get("content", ""))
+            reading = live.agent.read_status(name, content.encode(errors="surrogateescape"), now)
+            if last.get(name) == content:  # seen again: news for the fold, not for the store
+                live.learn([admit(e, live.offset_ms) for e in reading.evidence])
+            else:
+                await take(live, [reading], {})
+            last[name] = content
+        await live.refold()
+        at_work = live.verdict.state in (RunState.WORKING, RunState.STARTING, RunState.UNKNOWN)
+        await live.deps.clock.sleep(STATUS_S if at_work else STATUS_REST_S)
 
 
 async def take(live: LiveBox, readings: list[Reading], cursors: dict[str, int]) -> None:
     """Store a batch with its cursors, then learn from it, pass receipts on and fold."""
     entries = [e for r in readings for e in r.entries]
-    evidence = [e for r in readings for e in r.evidence]
+    evidence = [admit(e, live.offset_ms) for r in readings for e in r.evidence]
     for reading in readings:
         if reading.problem:
             live.problems += 1
