@@ -113,6 +113,16 @@ def _read_record(live: LiveBox, record: dict[str, Any]) -> Reading:
     return Reading()
 
 
+def _ending(record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """How the agent's process ended, in words and as data."""
+    pid, code, signal = record.get("pid"), record.get("exit"), record.get("signal")
+    if isinstance(code, int):
+        return f"exit code {code}", {"code": code, "pid": pid}
+    if isinstance(signal, int):
+        return f"killed by signal {signal}", {"code": -signal, "pid": pid}
+    return "nobody saw how", {"pid": pid}
+
+
 def _fact(source: Source, fact: Fact, at_ms: int, now: int, detail: str, data: dict[str, Any]) -> Reading:
     return Reading(
         evidence=(Evidence(source=source, fact=fact, at_ms=at_ms, seen_ms=now, detail=detail, data=data),)
