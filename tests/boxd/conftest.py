@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import os
 import shutil
 import signal
 import socket
@@ -75,6 +76,7 @@ class BoxdProcess:
             "hook_port": 0, "hook_token": self.token, "name": "test-box", **config,
         }  # fmt: skip
         self._hook_port = 0
+        self._wrapped = bool(wrapper)
         (folder / "home").mkdir(exist_ok=True)
         (folder / "config.json").write_text(json.dumps(self.config))
         args = ["serve", "--socket", self.socket, "--config", str(folder / "config.json")]
@@ -99,13 +101,23 @@ class BoxdProcess:
         async with BoxLink.connect(reader, writer, timeout=BOUND) as link:
             yield link
 
+    @property
+    def init_pid(self) -> int:
+        """The pid of the init (below the wrapper, when there is one)."""
+        if not self._wrapped:
+            return self.process.pid
+        return int(
+            wait_for(lambda: next((p.pid for p in procfs.everything() if p.ppid == self.process.pid), 0))
+        )
+
     def boxd_pid(self) -> int:
         """The pid of the boxd that init keeps (the child that is a copy of init)."""
-        mine = procfs.read_small(f"/proc/{self.process.pid}/cmdline")
+        init = self.init_pid
+        mine = procfs.read_small(f"/proc/{init}/cmdline")
 
         def find() -> int:
             for one in procfs.everything():
-                if one.ppid == self.process.pid and one.state not in "ZX":
+                if one.ppid == init and one.state not in "ZX":
                     with contextlib.suppress(OSError):
                         if procfs.read_small(f"/proc/{one.pid}/cmdline") == mine:
                             return one.pid
@@ -146,7 +158,7 @@ class BoxdProcess:
     def stop(self) -> None:
         """End it with everything it started."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+            os.kill(self.init_pid, signal.SIGTERM)
             try:
                 self.process.wait(BOUND)
             except subprocess.TimeoutExpired:

@@ -16,6 +16,7 @@ import pytest
 
 from conftest import BOUND, SRC, BoxdProcess, run, until, wait_for
 from thopter.boxd import procfs, spawn
+from thopter.kit.channel import BoxLink
 
 # As the zygote does: imports first, then a fork that becomes the box's first process.
 ZYGOTE = f"""
@@ -112,20 +113,18 @@ def test_a_bad_configuration_is_logged_and_does_not_spin(folder: Path) -> None:
     zygote.communicate(timeout=BOUND)
 
 
-def test_the_hub_can_be_served_while_the_old_socket_is_kept(forked: int, folder: Path) -> None:
-    """The same listening socket serves before and after boxd's death: no path is needed."""
+def test_the_same_listening_socket_serves_before_and_after_a_death(forked: int, folder: Path) -> None:
+    os.rename(folder / "s", folder / "elsewhere")  # nothing binds anew: the box can't see the path
 
-    async def go() -> None:
-        reader, writer = await asyncio.open_unix_connection(str(folder / "s"))
-        os.unlink(folder / "s")
-        writer.close()
-        await asyncio.sleep(0)
-        (boxd,) = [p for p in children(forked) if p.state not in "ZX"]
-        os.kill(boxd.pid, signal.SIGKILL)
-        await until(lambda: [p for p in children(forked) if p.pid != boxd.pid and p.state not in "ZX"])
-        del reader
+    async def boot() -> str:
+        reader, writer = await asyncio.open_unix_connection(str(folder / "elsewhere"))
+        async with BoxLink.connect(reader, writer, timeout=BOUND) as link:
+            return str(link.facts["boot"])
 
-    run(go())
+    before = run(boot())
+    (boxd,) = [p for p in children(forked) if p.state not in "ZX"]
+    os.kill(boxd.pid, signal.SIGKILL)
+    wait_for(lambda: run(boot()) != before)
 
 
 def test_idle_costs_little_memory_and_no_wake_ups(forked: int, folder: Path) -> None:
@@ -193,24 +192,14 @@ def test_as_the_first_process_of_a_pid_namespace_it_ends_the_whole_box(
             await link.exec(["sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 &"])
             await link.exec(["sh", "-c", "setsid sh -c 'sleep 0.01' &"])
             await link.call("run.stop", run="r")
-            os.kill(boxd_in(boxd), signal.SIGKILL)
+            os.kill(boxd.boxd_pid(), signal.SIGKILL)
         async with boxd.link() as link:
             assert [r["kind"] async for r in link.journal(kinds=["run.exited"])] == ["run.exited"]
 
     run(go())
     below = procfs.descendants([boxd.process.pid])
-    (first,) = children(boxd.process.pid)
-    os.kill(first.pid, signal.SIGTERM)
-    boxd.process.wait(BOUND)
+    boxd.stop()
     assert not [p for p in below if (s := procfs.stat(p)) is not None and s.state not in "ZX"]
-
-
-def boxd_in(boxd: BoxdProcess) -> int:
-    """The boxd below the init below the wrapper."""
-    (first,) = children(boxd.process.pid)
-    mine = procfs.read_small(f"/proc/{first.pid}/cmdline")
-    (found,) = [p.pid for p in children(first.pid) if procfs.read_small(f"/proc/{p.pid}/cmdline") == mine]
-    return found
 
 
 def test_a_ledger_of_another_life_kills_nobody(folder: Path) -> None:
