@@ -7,17 +7,13 @@ import contextlib
 import os
 import select
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from thopter.kit.sanitize import Sanitizer
 from thopter.kit.terminal import RESET, TerminalFilter, raw_mode, size
+from thopter.mesh.execs import ROOM, Exec
 from thopter.model.errors import HubUnreachable
-
-if TYPE_CHECKING:
-    from thopter.mesh.execs import Exec
 
 Sink = Callable[[bytes], None]
 _READ = 64 << 10
@@ -38,71 +34,65 @@ class Bridge:
         self._stdin = stdin
         self._escape = Escape() if self._raw else None
         self._sinks = {1: sink(1, screen), 2: sink(2, screen)}
-        self._trouble: BaseException | None = None
         self._interrupts = 0
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
 
     def run(self) -> int:
         """Return the command's exit status (128 + signal); raises what went wrong instead."""
-        reader = threading.Thread(target=self._read_output, name="output", daemon=True)
         try:
             with self._signals(), raw_mode(0) if self._raw else contextlib.nullcontext():
-                reader.start()
-                try:
-                    left = self._feed_input()
-                finally:
-                    self._command.abort()
-                    reader.join(5.0)
-            if left:
-                return 0
+                left = self._move()
+        except HubUnreachable:
+            if self._raw:
+                os.write(1, RESET.encode())  # what drew the screen can't tidy it any more
+            raise
         finally:
             os.close(self._wake_read)
             os.close(self._wake_write)
-        if self._trouble is not None:
-            if self._raw and isinstance(self._trouble, HubUnreachable):
-                os.write(1, RESET.encode())  # what drew the screen can't tidy it any more
-            raise self._trouble
+        if left:
+            os.write(1, RESET.encode())
+            return 0
         assert self._command.ended is not None
         return self._command.ended.status
 
-    def _read_output(self) -> None:
-        try:
-            for stream, data in self._command:
-                self._sinks[stream](data)
-        except BaseException as e:  # noqa: BLE001 - carried to the main thread, which raises it
-            self._trouble = e
-        finally:
-            self._command.abort()  # the main thread may be waiting to send input that nobody wants
-            self._wake(b"e")
-
-    def _feed_input(self) -> bool:
-        """Pass input and news on until the command has ended; True when the person left with ``~.``"""
-        watched = [self._wake_read, 0] if self._stdin else [self._wake_read]
+    def _move(self) -> bool:
+        """Pass everything on until the command has ended; True when the person left with ``~.``"""
+        command = self._command
         while True:
-            ready, _, _ = select.select(watched, [], [])
+            while command.output:
+                stream, data = command.output.popleft()
+                self._sinks[stream](data)
+            if command.ended is not None:
+                return False
+            reading: list[int] = [self._wake_read, command.fileno()]
+            if self._stdin and command.pending < ROOM:
+                reading.append(0)
+            ready, _, _ = select.select(reading, [command.fileno()] if command.pending else [], [])
             if self._wake_read in ready:
-                for news in os.read(self._wake_read, 64):
-                    if news == ord("e"):
-                        return False
-                    self._pass_on(news)
-            if 0 in ready:
-                data = os.read(0, _READ)
-                if not data:
-                    watched.remove(0)
-                    self._command.eof()
-                    continue
-                if self._escape is not None:
-                    data, leave = self._escape.feed(data)
-                    if leave:
-                        return True
-                if data:
-                    self._command.write(data)
+                self._pass_on(os.read(self._wake_read, 64))
+            if 0 in ready and self._typed():
+                return True
+            command.move()
 
-    def _pass_on(self, news: int) -> None:
-        if news == ord("w"):
+    def _typed(self) -> bool:
+        """Pass input on; True when it was the way out."""
+        data = os.read(0, _READ)
+        if not data:
+            self._stdin = False
+            self._command.eof()
+            return False
+        leave = False
+        if self._escape is not None:
+            data, leave = self._escape.feed(data)
+        if data:
+            self._command.give(data)
+        return leave
+
+    def _pass_on(self, news: bytes) -> None:
+        if b"w" in news:
             self._command.resize(*size(0))
-        elif news == ord("i"):
+        if b"i" in news:
             self._command.signal("INT")
 
     def _wake(self, news: bytes) -> None:

@@ -1,25 +1,35 @@
-"""A command in a box over the hub's WebSocket: input, output, size, signals, and how it ended."""
+"""A command in a box over the hub's WebSocket: input, output, size, signals, and how it ended.
+
+One thread and no hidden ones: input may wait for room while output comes, so both directions are
+moved by one loop. (The library's own blocking client holds a lock while it sends: with both ends
+waiting for the other to read, it never goes on.) The library does the framing, we do the I/O.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import socket
+import select
+import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
+from websockets.client import ClientProtocol
+from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.frames import Frame, Opcode
+from websockets.uri import parse_uri
 
 from thopter.mesh.http import connect as open_socket
 from thopter.model.api import ExecRequest
 from thopter.model.errors import BadInput, HubUnreachable, ThopterError, from_dict
 
-PIECE = 256 << 10  # of input in one message; the hub takes 1 MiB
+ROOM = 1 << 20  # bytes of input that may wait to be sent; more is not taken
+_PIECE = 64 << 10  # of input in one message
 _MESSAGE_MAX = 2 << 20
-_OPEN_SECONDS = 30.0
+_OPEN_SECONDS = 60.0  # a hub that has just started recovers first
 
 
 class Ended(Struct, frozen=True):
@@ -35,25 +45,38 @@ class Ended(Struct, frozen=True):
 
 
 class Exec:
-    """One running command. One thread may send while another iterates.
+    """One running command; for one thread.
 
-    Iterating yields ``(stream, data)`` (1 output, 2 errors) until the command has ended; then
-    :attr:`ended` says how. Not iterating holds the command back, not the hub. Errors: what the hub
-    says (NotFound, NotNow, …), or HubUnreachable when the connection breaks; the command ends then.
+    Simple use: :meth:`write`, :meth:`eof`, and iterate: ``(stream, data)`` (1 output, 2 errors)
+    until it has ended; then :attr:`ended` says how. In a loop of one's own: wait for :meth:`fileno`
+    to be readable (and writable while :attr:`pending`), call :meth:`move`, take from
+    :attr:`output`, give input by :meth:`give` while :attr:`pending` is under :data:`ROOM`.
+
+    Not reading holds the command back. Errors: what the hub says (NotFound, NotNow, …), or
+    HubUnreachable when the connection breaks; :meth:`close` before the end ends the command.
     """
 
     def __init__(self, path: Path, target: str, request: ExecRequest) -> None:
-        self.ended: Ended | None = None
-        try:
-            first = msgspec.json.encode(request).decode()
-        except (UnicodeEncodeError, ValueError):
-            raise BadInput("the command is not UTF-8 text") from None
         if any("\0" in arg for arg in request.argv):
             raise BadInput("an argument of the command holds a NUL byte")
-        self._stack = contextlib.ExitStack()
+        try:
+            first = msgspec.json.encode(request)
+        except (UnicodeEncodeError, ValueError):
+            raise BadInput("the command is not UTF-8 text") from None
+        self.ended: Ended | None = None
+        self.output: deque[tuple[int, bytes]] = deque()
+        self._protocol = ClientProtocol(parse_uri("ws://localhost" + target), max_size=_MESSAGE_MAX)
+        self._out = bytearray()
+        self._part: tuple[Opcode, list[bytes]] | None = None
         self._sock = open_socket(path, 10.0)
-        self._ws = self._stack.enter_context(_open(self._sock, target))
-        self._send(first)
+        try:
+            self._open()
+            self._protocol.send_text(first)
+            self._sock.setblocking(False)
+            self.move()
+        except BaseException:
+            self._sock.close()
+            raise
 
     def __enter__(self) -> Exec:
         return self
@@ -61,53 +84,105 @@ class Exec:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def fileno(self) -> int:
+        """The descriptor to wait for."""
+        return self._sock.fileno()
+
+    @property
+    def pending(self) -> int:
+        """Bytes that wait to be sent."""
+        return len(self._out)
+
     def close(self) -> None:
         """Let go; a command that has not ended is ended by the hub."""
-        self._stack.close()
+        self._sock.close()
 
-    def abort(self) -> None:
-        """Cut the connection, from any thread: a :meth:`write` that waits returns."""
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
-
-    def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        while self.ended is None:
-            try:
-                message = self._ws.recv()
-            except ConnectionClosed:
-                raise HubUnreachable("the connection to the hub broke off; the command was ended") from None
-            if isinstance(message, str):
-                self._hear(message)
-            elif message[:1] in (b"\1", b"\2"):
-                yield message[0], message[1:]
-
-    def write(self, data: bytes) -> None:
-        """Give it input; waits while it takes none. What comes after its end is dropped."""
-        for at in range(0, len(data), PIECE):
-            self._send(b"\0" + data[at : at + PIECE])
+    def give(self, data: bytes) -> None:
+        """Queue input. What comes after the command's end is dropped."""
+        for at in range(0, len(data), _PIECE):
+            self._protocol.send_binary(b"\0" + data[at : at + _PIECE])
+        self._collect()
 
     def eof(self) -> None:
         """End its input."""
-        self._send('{"eof":0}')
+        self._say('{"eof":0}')
 
     def resize(self, rows: int, cols: int) -> None:
         """Tell it the terminal's size."""
-        self._send(f'{{"resize":[{max(rows, 1)},{max(cols, 1)}]}}')
+        self._say(f'{{"resize":[{max(rows, 1)},{max(cols, 1)}]}}')
 
     def signal(self, name: str) -> None:
         """Send it a signal by name, without ``SIG``."""
-        self._send(msgspec.json.encode({"signal": name}).decode())
+        self._say(msgspec.json.encode({"signal": name}).decode())
 
-    def _send(self, message: str | bytes) -> None:
+    def move(self) -> None:
+        """Send and receive what is possible now, without waiting."""
+        self._collect()
+        if self._out:
+            with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+                del self._out[: self._sock.send(self._out)]
         try:
-            self._ws.send(message)
-        except ConnectionClosed:
-            return  # the reader finds out why: an end, an error, or a broken connection
+            data = self._sock.recv(256 << 10)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._protocol.receive_data(data)
+        else:
+            self._protocol.receive_eof()
+        for frame in self._protocol.events_received():
+            if isinstance(frame, Frame) and self.ended is None:
+                self._take(frame)
+        self._collect()
+        if not data and self.ended is None:
+            raise HubUnreachable("the connection to the hub broke off; the command was ended")
 
-    def _hear(self, text: str) -> None:
+    def write(self, data: bytes) -> None:
+        """Give input and wait until there is room for more; output that comes meanwhile is kept."""
+        self.give(data)
+        while self.ended is None and self.pending > ROOM:
+            self._wait()
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        while True:
+            while self.output:
+                yield self.output.popleft()
+            if self.ended is not None:
+                return
+            self._wait()
+
+    def _wait(self) -> None:
+        select.select([self._sock], [self._sock] if self._out else [], [])
+        self.move()
+
+    def _say(self, text: str) -> None:
+        self._protocol.send_text(text.encode())
+        self._collect()
+
+    def _collect(self) -> None:
+        for data in self._protocol.data_to_send():
+            self._out += data
+
+    def _take(self, frame: Frame) -> None:
+        """Put fragments together; what a message says is in its first byte or its JSON."""
+        if frame.opcode is not Opcode.CONT and frame.opcode not in (Opcode.TEXT, Opcode.BINARY):
+            return
+        opcode, parts = self._part or (frame.opcode, [])
+        parts.append(bytes(frame.data))
+        self._part = None if frame.fin else (opcode, parts)
+        if not frame.fin:
+            return
+        data = b"".join(parts)
+        if opcode is Opcode.TEXT:
+            self._hear(data)
+        elif data[:1] in (b"\1", b"\2"):
+            self.output.append((data[0], data[1:]))
+
+    def _hear(self, data: bytes) -> None:
         try:
-            said = msgspec.json.decode(text, type=dict[str, Any])
-        except msgspec.MsgspecError:
+            said = msgspec.json.decode(data, type=dict[str, Any])
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             raise HubUnreachable("what answers is not a hub: a message that is no JSON") from None
         error = said.get("error")
         if isinstance(error, dict):
@@ -116,27 +191,26 @@ class Exec:
             if isinstance(said.get(how), int):
                 self.ended = Ended("exit" if how == "exit" else "signal", said[how])
 
-
-def _open(sock: socket.socket, target: str) -> ClientConnection:
-    sock.settimeout(None)
-    try:
-        return connect(
-            "ws://localhost" + target,
-            sock=sock,
-            compression=None,
-            max_size=_MESSAGE_MAX,
-            open_timeout=_OPEN_SECONDS,
-            close_timeout=2.0,
-            # A box that takes no input for a while holds everything back, pings too: it is not dead.
-            ping_interval=None,
-            proxy=None,
-        )
-    except InvalidStatus as e:
-        sock.close()
-        raise _refusal(e.response.status_code, e.response.body) from None
-    except (InvalidHandshake, InvalidMessage, OSError, EOFError, TimeoutError) as e:
-        sock.close()
-        raise HubUnreachable(f"the hub opens no terminal: {e}") from None
+    def _open(self) -> None:
+        """The handshake; a refusal comes out as the error that the hub answered."""
+        until = time.monotonic() + _OPEN_SECONDS
+        self._protocol.send_request(self._protocol.connect())
+        try:
+            self._sock.settimeout(_OPEN_SECONDS)
+            self._sock.sendall(b"".join(self._protocol.data_to_send()))
+            while not self._protocol.events_received() and self._protocol.handshake_exc is None:
+                self._sock.settimeout(max(until - time.monotonic(), 0.001))
+                data = self._sock.recv(65536)
+                self._protocol.receive_data(data) if data else self._protocol.receive_eof()
+        except TimeoutError:
+            raise HubUnreachable(f"the hub opens no terminal within {_OPEN_SECONDS:.0f} s") from None
+        except (OSError, WebSocketException, EOFError) as e:
+            raise HubUnreachable(f"the hub opens no terminal: {e}") from None
+        refusal = self._protocol.handshake_exc
+        if isinstance(refusal, InvalidStatus):
+            raise _refusal(refusal.response.status_code, refusal.response.body)
+        if refusal is not None:
+            raise HubUnreachable(f"the hub opens no terminal: {refusal}")
 
 
 def _refusal(status: int, body: bytes | bytearray | None) -> ThopterError:
