@@ -87,10 +87,12 @@ class Session:
         if self.master is not None:
             await asyncio.to_thread(os.write, self.master, data)
         elif self.stdin:
-            assert self.process.stdin is not None
+            pipe = self.process.stdin
+            assert pipe is not None
             with contextlib.suppress(ConnectionError):
-                self.process.stdin.write(data)
-                await self.process.stdin.drain()
+                if not pipe.is_closing():
+                    pipe.write(data)
+                    await pipe.drain()
 
     async def eof(self) -> None:
         if self.master is None and self.stdin:

@@ -1,9 +1,13 @@
 """Commands in a box over a WebSocket: bytes both ways with backpressure, half-close, size, signals.
 
 Client: one text message (ExecRequest), then binary ``0 + data`` for stdin, and text ``{"eof":0}``,
-``{"resize":[rows,cols]}``, ``{"signal":"INT"}``. Hub: text ``{"started":{}}``, binary ``1|2 + data``,
-and last one of ``{"exit":n}``, ``{"signal":n}``, ``{"error":{…}}``, then it closes. A client that
-goes away ends the session.
+``{"resize":[rows,cols]}``, ``{"signal":"INT"}``. Hub: text ``{"started":{"window":n}}``, binary
+``1|2 + data``, ``{"taken":n}``, and last one of ``{"exit":n}``, ``{"signal":n}``, ``{"error":{…}}``,
+then it closes. A client that goes away ends the session.
+
+A client that keeps what it sent within ``window`` bytes of what was ``taken`` is never held up: its
+signals get through, and it can't lock itself up by sending while it does not read. One that does
+not is held back by the socket.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ FIRST_MESSAGE_SECONDS = 10.0
 STDIN_ROOM = 1 << 20
 _LOOK = 1.0
 _OUT = 256 << 10
+_TELL = 128 << 10
 _NORMAL, _BAD_MESSAGE, _FAILED, _GOING_AWAY = 1000, 1008, 1011, 1001
 
 Cells = Annotated[int, Meta(ge=1, le=65535)]
@@ -91,25 +96,31 @@ async def _run(hub: Hub, fleet: FleetPort, name: str, request: ExecRequest, line
     """Run the command; return the last message."""
     size = (request.pty.rows, request.pty.cols) if request.pty is not None else None
     command = fleet.exec(name, request.argv, request.env, request.cwd or None, size, request.stdin)
+    ended: Json = {}
+    why: Exception | None = None
     async with command as session:
-        await line.say({"started": {}})
-        ended: Json = {}
-
-        async def output() -> None:
-            async for stream, data in session:
-                await line.data(stream, data)
-            kind, number = await session.wait()
-            ended[kind] = number
-
-        stdin = _Stdin(line.hung_up)
-        await first_of(output(), _input(line, session, stdin), stdin.feed(session), _hub_end(hub))
+        try:
+            await _converse(hub, session, line, ended)
+        except (ThopterError, _ClientGone) as error:
+            why = error  # raised below: passing through the session it would come out as a group
+    if why is not None:
+        raise why
     if not ended:
         raise HubUnreachable("the hub is stopping", hint="start it again and look what became of it")
     return ended
 
 
-async def _hub_end(hub: Hub) -> None:
-    await hub.wait_end()
+async def _converse(hub: Hub, session: ExecSession, line: _Line, ended: Json) -> None:
+    await line.say({"started": {"window": STDIN_ROOM}})
+
+    async def output() -> None:
+        async for stream, data in session:
+            await line.data(stream, data)
+        kind, number = await session.wait()
+        ended[kind] = number
+
+    stdin = _Stdin(line)
+    await first_of(output(), _input(line, session, stdin), stdin.feed(session), hub.wait_end())
 
 
 async def _input(line: _Line, session: ExecSession, stdin: _Stdin) -> None:
@@ -163,19 +174,18 @@ class _Line:
 
 
 class _Stdin:
-    """What the client has sent and the command has not taken yet, ``STDIN_ROOM`` bytes and one
-    message at most. While it is full nothing is read from the client (that is the backpressure), so
-    a client that vanishes meanwhile is looked for once a second."""
+    """What the client has sent and the command has not taken yet. While that is over ``STDIN_ROOM``
+    nothing is read from the client, so one that vanishes meanwhile is looked for once a second."""
 
-    def __init__(self, hung_up: Callable[[], bool]) -> None:
-        self._hung_up = hung_up
+    def __init__(self, line: _Line) -> None:
+        self._line = line
         self._waiting: deque[bytes | None] = deque()
         self._size = 0
         self._filled = asyncio.Event()
         self._taken = asyncio.Event()
 
     async def put(self, data: bytes | None) -> None:
-        """Add data, or None for the end of input; waits while it is full."""
+        """Add data, or None for the end of input; waits while there is too much."""
         self._waiting.append(data)
         self._size += len(data or b"")
         self._filled.set()
@@ -185,11 +195,12 @@ class _Stdin:
                 async with asyncio.timeout(_LOOK):
                     await self._taken.wait()
             except TimeoutError:
-                if self._hung_up():
+                if self._line.hung_up():
                     raise _ClientGone from None
 
     async def feed(self, session: ExecSession) -> None:
-        """Give it to the command, for as long as that runs."""
+        """Give it to the command, for as long as that runs, and tell the client how much it took."""
+        untold = 0
         while True:
             await self._filled.wait()
             self._filled.clear()
@@ -199,6 +210,10 @@ class _Stdin:
                 self._waiting.popleft()
                 self._size -= len(data or b"")
                 self._taken.set()
+                untold += len(data or b"")
+                if untold >= _TELL or (untold and not self._waiting):
+                    await self._line.say({"taken": untold})
+                    untold = 0
 
 
 async def _finish(send: Send, last: dict[str, Any], code: int) -> None:
