@@ -45,7 +45,7 @@ def launched(at: float = 0.0, **data: object) -> list[Evidence]:
     """Return a launch: the hub's word, boxd's, and the session's."""
     return [
         said(Source.HUB, Fact.LAUNCHED, at, **data),
-        said(Source.PROCESS, Fact.LAUNCHED, at + 0.01, pid=100),
+        said(Source.PROCESS, Fact.PROCESS_ALIVE, at + 0.01, pid=100),
         hook(Fact.SESSION_STARTED, at + 0.5),
     ]
 

@@ -17,6 +17,7 @@ T0 = 1_800_000_000_000
 POLL_MS = 5_000
 BEAT_MS = 10_000
 
+_LIFE = (Fact.PROCESS_ALIVE, Fact.PROCESS_EXITED)
 State = tuple[str, str]
 STARTING, WORKING, DONE = ("starting", ""), ("working", ""), ("done", "")
 TURN_END, PERMISSION, QUESTION = ("waiting", "turn_end"), ("waiting", "permission"), ("waiting", "question")
@@ -127,9 +128,9 @@ class SimulatedAgent:
         self.dead = False
         self.pid += 1
         self.become(STARTING)
-        self.say(Source.HUB, Fact.LAUNCHED, self.rng.choice((0, 0, 300)), prompt=True)
+        self.say(Source.HUB, Fact.LAUNCHED, prompt=True)
         self.wait(5, 60)
-        self.say(Source.PROCESS, Fact.LAUNCHED, pid=self.pid)
+        self.say(Source.PROCESS, Fact.PROCESS_ALIVE, pid=self.pid)
         if self.chance(0.08):
             self.wait(1, 800)
             self.die(self.rng.choice((1, 127, -11)))
@@ -307,10 +308,18 @@ class SimulatedAgent:
         first = self.life.truth[0][0]
         for at in range(first, self.life.end, BEAT_MS):
             if self.reachable(at):
-                self.hear(Source.HEARTBEAT, Fact.BOX_ALIVE, at, at + self.rng.randrange(0, 200), {})
+                seen = at + self.rng.randrange(0, 200)
+                self.hear(Source.HEARTBEAT, Fact.BOX_ALIVE, at, seen, {})
+                if self.was_alive(at):
+                    self.hear(Source.PROCESS, Fact.PROCESS_ALIVE, at, seen, {})
         for at in range(first + self.rng.randrange(POLL_MS), self.life.end, POLL_MS):
             self.poll(at)
         self.rng.shuffle(self.life.heard)
+
+    def was_alive(self, at: int) -> bool:
+        """Whether boxd held a process of the agent then."""
+        marks = [(t, fact) for _, fact, t, _ in self.sent if fact in _LIFE and t <= at]
+        return bool(marks) and max(marks)[1] is Fact.PROCESS_ALIVE
 
     def poll(self, at: int) -> None:
         written = [(t, s) for t, s in self.status if t <= at]

@@ -86,17 +86,18 @@ def test_a_box_that_is_gone_takes_its_agent_with_it() -> None:
     assert state(*finished(at=5), gone, alive(70), now=71) == "waiting/turn_end"
 
 
-def test_an_agent_that_dies_at_its_start_is_failed_even_when_the_hub_notes_the_launch_after_it() -> None:
-    process = said(Source.PROCESS, Fact.LAUNCHED, 1.0, pid=100)
-    noted = said(Source.HUB, Fact.LAUNCHED, 2.5, prompt=True)
-    assert state(process, exited(1.2, code=127), noted, now=4) == "failed"
+def test_an_agent_that_dies_at_its_start_is_failed() -> None:
+    noted = said(Source.HUB, Fact.LAUNCHED, 1, prompt=True)
+    begun = said(Source.PROCESS, Fact.PROCESS_ALIVE, 1.1, pid=100)
+    assert state(noted, begun, exited(1.2, code=127), now=DAY) == "failed"
+    assert state(noted, exited(1.2, code=127), now=DAY) == "failed"
 
 
 def test_a_relaunched_agent_is_starting_and_its_old_death_is_history() -> None:
     dead = [*at_work(), exited(9, code=1)]
     noted = said(Source.HUB, Fact.LAUNCHED, 12, prompt=True)
     assert state(*dead, noted, now=12) == "starting"
-    assert state(*dead, noted, said(Source.PROCESS, Fact.LAUNCHED, 12.1, pid=101), now=13) == "starting"
+    assert state(*dead, noted, said(Source.PROCESS, Fact.PROCESS_ALIVE, 12.1, pid=101), now=13) == "starting"
     again = launched(at=9.5, prompt=True)
     assert state(*dead, *again, now=11) == "starting"
     assert state(*dead, *again, hook(Fact.TURN_STARTED, 11), now=11) == "working"
@@ -122,4 +123,6 @@ def test_another_process_of_the_agent_is_another_life_but_an_old_reading_of_the_
     dead = [*at_work(), exited(9, code=1, pid=100), alive(20)]
     assert state(*dead, said(Source.PROCESS, Fact.PROCESS_ALIVE, 20, pid=100), now=21) == "failed"
     assert state(*dead, said(Source.PROCESS, Fact.PROCESS_ALIVE, 20), now=21) == "failed"
-    assert state(*dead, said(Source.PROCESS, Fact.PROCESS_ALIVE, 20, pid=222), now=21) == "starting"
+    another = said(Source.PROCESS, Fact.PROCESS_ALIVE, 20, pid=222)
+    assert state(*dead, another, now=21) == "starting"
+    assert state(*dead, another, said(Source.PROCESS, Fact.PROCESS_ALIVE, 25), now=26) == "starting"

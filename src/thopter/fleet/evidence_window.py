@@ -130,8 +130,9 @@ def _select(evidence: Iterable[Evidence]) -> tuple[list[Evidence], Evidence | No
     sign: Evidence | None = None
     by_call: dict[tuple[str, str, str], Evidence] = {}
     for item in evidence:
-        key = (item.source, item.fact, "")
-        _keep(newest, key, item)
+        # boxd names the process when it starts; a heartbeat that only says "alive" must not hide it.
+        named = item.fact is Fact.PROCESS_ALIVE and number(item, "pid") is not None
+        _keep(newest, (item.source, item.fact, "pid" if named else ""), item)
         if item.fact in _BY_CALL and call_of(item):
             _keep(by_call, (item.source, item.fact, call_of(item)), item)
         if is_sign_of_life(item) and (sign is None or item.seen_ms >= sign.seen_ms):
@@ -174,14 +175,11 @@ class Window:
         kept, sign = _select(evidence)
         return cls(_sorted(kept), None if sign is None else sign.seen_ms)
 
-    def since(self, since_ms: int | None, launch_ms: int = 0) -> Window:
-        """Hide facts of earlier lives (a launch is told by the hub and by boxd, so it may be dated
-        up to ``launch_ms`` before the life it begins)."""
+    def since(self, since_ms: int | None) -> Window:
+        """Hide facts of earlier lives."""
         if since_ms is None:
             return self
-        slack = {Fact.LAUNCHED: launch_ms}
-        items = [i for i in self.items if i.at_ms >= since_ms - slack.get(i.fact, 0)]
-        return Window(items, self.heard_ms)
+        return Window([i for i in self.items if i.at_ms >= since_ms], self.heard_ms)
 
     def last(self, *facts: Fact, sources: frozenset[Source] | None = None) -> Evidence | None:
         """Return the newest evidence of these facts (from these sources), or None."""

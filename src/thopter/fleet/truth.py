@@ -21,8 +21,6 @@ from thopter.model.evidence import Evidence, Fact, Source, Verdict
 from thopter.model.nouns import RunState, WaitReason
 
 _HOOKS = frozenset({Source.HOOK})
-_PROCESS = frozenset({Source.PROCESS})
-_HUB = frozenset(Source) - _PROCESS
 _AGENT_VOICES = frozenset({Source.HOOK, Source.TRANSCRIPT, Source.SCREEN, Source.GATEWAY})
 _SIGNAL_NAMES = {
     1: "SIGHUP",
@@ -52,43 +50,21 @@ def _present_life(whole: Window, limits: TruthLimits) -> Window:
     A life begins with a launch, or with the return of a dead agent that nobody launched (somebody
     started it by hand in its terminal).
     """
-    start = _launch_time(whole, limits)
-    exited = whole.last(Fact.PROCESS_EXITED)
+    launched, exited = whole.last(Fact.LAUNCHED), whole.last(Fact.PROCESS_EXITED)
+    start = None if launched is None else launched.at_ms
     if exited is not None and (start is None or exited.at_ms >= start) and _came_back(whole, exited, limits):
         return whole.since(exited.at_ms + 1)
-    return whole.since(start, limits.launch_ms)
-
-
-def _launch_time(whole: Window, limits: TruthLimits) -> int | None:
-    """The hub's word of a launch and boxd's word of the process are one launch when they are near.
-    Boxd's date is exact against hooks, since it dates both; the hub's only to ``settle_ms``."""
-    hub, box = whole.last(Fact.LAUNCHED, sources=_HUB), whole.last(Fact.LAUNCHED, sources=_PROCESS)
-    if hub is None:
-        return None if box is None else box.at_ms
-    if box is None or hub.at_ms - box.at_ms > limits.launch_ms:
-        return hub.at_ms - limits.settle_ms
-    return box.at_ms
+    return whole.since(start)
 
 
 def _came_back(whole: Window, exited: Evidence, limits: TruthLimits) -> bool:
-    """There is another process since: boxd says so, a session began, or the hub launched again."""
-    box = whole.last(Fact.LAUNCHED, sources=_PROCESS)
-    if box is not None and box.at_ms > exited.at_ms:
-        return True
-    alive = whole.last(Fact.PROCESS_ALIVE)
-    if alive is not None and alive.at_ms > exited.at_ms:
-        old, new = number(exited, "pid"), number(alive, "pid")
-        if old is not None and new is not None and old != new:
-            return True
+    """There is another process, that nobody launched: boxd names one, or a session began."""
     session = whole.last(Fact.SESSION_STARTED)
     if session is not None and session.at_ms > exited.at_ms + limits.settle_ms:
         return True
-    hub = whole.last(Fact.LAUNCHED, sources=_HUB)
-    if hub is None:
-        return False
-    # The hub may note a launch just after its process has already died; boxd's word settles it.
-    same = box is not None and hub.at_ms - box.at_ms <= limits.launch_ms
-    return hub.at_ms > exited.at_ms + (limits.settle_ms if same else limits.skew_ms)
+    dead = number(exited, "pid")
+    later = [e for e in whole.all(Fact.PROCESS_ALIVE) if e.at_ms > exited.at_ms]
+    return dead is not None and any(number(e, "pid") not in (None, dead) for e in later)
 
 
 def _done(life: Window) -> Verdict | None:

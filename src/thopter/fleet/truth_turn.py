@@ -19,18 +19,16 @@ class TruthLimits(Struct, frozen=True, kw_only=True):
 
     ``silence_ms``: a box unheard for longer is not known to work. ``quiet_ms``: the same for an
     agent that shows nothing in a living box. ``start_ms``: a launch that shows no turn.
-    ``launch_ms``: two words of one launch are no farther apart. ``settle_ms``: facts closer
-    together than this may be told in the wrong order by different sources. ``idle_ms``: how
-    long the status must have shown idle before it alone ends a turn. ``busy_ms``: how long
-    status file or process may contradict the hooks. ``background_ms``: how long an agent with
-    background tasks sits idle before it counts as waiting. ``skew_ms``: what is left of clock
-    differences between hub and box after admission.
+    ``settle_ms``: facts closer together than this may be told in the wrong order by different
+    sources. ``idle_ms``: how long the status must have shown idle before it alone ends a turn.
+    ``busy_ms``: how long status file or process may contradict the hooks. ``background_ms``: how
+    long an agent with background tasks sits idle before it counts as waiting. ``skew_ms``: what is
+    left of clock differences between hub and box after admission.
     """
 
     silence_ms: int = 30_000
     quiet_ms: int = 600_000
     start_ms: int = 120_000
-    launch_ms: int = 60_000
     settle_ms: int = 2_000
     idle_ms: int = 5_000
     busy_ms: int = 10_000
@@ -223,12 +221,12 @@ class _Turn:
 def _before_turns(turn: _Turn, now_ms: int) -> Verdict:
     """No turn was ever seen in this life: not launched, coming up, or at its prompt."""
     life, status = turn.life, turn.status
-    launched = next(iter(life.all(Fact.LAUNCHED)), None)
+    launched = life.last(Fact.LAUNCHED)
     up = life.last(Fact.SESSION_STARTED, Fact.PROCESS_ALIVE)
     begun = launched or up
     if status is not None and status.fact is Fact.BUSY:
         return Verdict(state=RunState.WORKING, since_ms=status.at_ms, because=(status,))
-    prompted = next((e.data["prompt"] for e in life.all(Fact.LAUNCHED) if "prompt" in e.data), None)
+    prompted = None if launched is None else launched.data.get("prompt")
     if status is not None and status.fact is Fact.IDLE and _at_prompt(turn, status, begun, prompted is False):
         problem = "launched with a prompt, but no turn was seen" if prompted else ""
         verdict = _waiting(WaitReason.TURN_END, _at(life.last(Fact.SESSION_STARTED), status), status)
