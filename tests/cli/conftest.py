@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from cli_support import Cli, folders
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))  # for the lab that both use
 
 
 @pytest.fixture
