@@ -102,8 +102,8 @@ class Lab:
         self.answers: dict[str, HookAnswer] = {}
         self._env = {"CLAUDE_CODE_MAX_RETRIES": "1", **(env or {})}
         self._want = (prompt, settings or {})
+        self._socket = self.folder / "tmux"
         self._stack = contextlib.AsyncExitStack()
-        self._pids: list[int] = []
 
     async def __aenter__(self) -> Lab:
         try:
@@ -135,12 +135,20 @@ class Lab:
 
     async def __aexit__(self, *_error: object) -> None:
         self.tmux("kill-server", check=False)
-        for pid in self._pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
-            await self.until("the agent's end", lambda p=pid: not Path(f"/proc/{p}").exists())
+        await self.until("the end of all that was started", lambda: not self._kill_left())
         await self._stack.aclose()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _kill_left(self) -> list[int]:
+        """Kill what has this lab's HOME in its environment (tools outlive an agent that is killed)."""
+        mark = f"HOME={self.home}\0".encode()
+        left: list[int] = []
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if mark in environ.read_bytes():
+                    left.append(int(environ.parent.name))
+                    os.kill(left[-1], signal.SIGKILL)
+        return left
 
     # --------------------------------------------------------------------------------- hooks, model
 
@@ -176,7 +184,7 @@ class Lab:
     def tmux(self, *words: str, stdin: str = "", check: bool = True) -> str:
         """Run tmux on this lab's own socket."""
         done = subprocess.run(
-            ["tmux", "-S", str(self.folder / "tmux"), *words],
+            ["tmux", "-S", str(self._socket), *words],
             input=stdin, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         if check and done.returncode:
@@ -190,12 +198,15 @@ class Lab:
         argv = ["env", "-i", *(f"{k}={v}" for k, v in env.items()), str(self.program), *launch.argv[1:]]
         script = self.folder / f"launch-{uuid.uuid4().hex[:8]}.sh"
         script.write_text("exec " + shlex.join(argv) + "\n")
-        etc, work = self.folder / "etc", self.folder / "etc-work"
-        work.mkdir(exist_ok=True)
         self.tmux("kill-server", check=False)
+        self._socket = self.folder / f"tmux-{uuid.uuid4().hex[:8]}"  # the old server may take a while to go
+        layer = Path(tempfile.mkdtemp(dir=self.folder))  # an overlay's folders serve one mount only
+        etc, work = layer / "upper", layer / "work"
+        shutil.copytree(self.folder / "etc", etc)
+        work.mkdir()
         begin = (
             f"mount -t overlay overlay -o lowerdir=/etc,upperdir={etc},workdir={work} /etc && "
-            f"exec tmux -S {self.folder / 'tmux'} -f /dev/null new-session -d -s agent -x 200 -y 50 "
+            f"exec tmux -S {self._socket} -f /dev/null new-session -d -s agent -x 200 -y 50 "
             f"-c {shlex.quote(launch.cwd)} sh {script} ';' set-option -g remain-on-exit on"
         )
         private = (
@@ -205,7 +216,6 @@ class Lab:
         )
         self.started = time.monotonic()
         subprocess.run([*private, "sh", "-c", begin], check=True, timeout=60, capture_output=True)
-        self._pids.append(int(self.pane("#{pane_pid}")))
 
     def pane(self, what: str) -> str:
         """A tmux format of the pane, such as ``#{pane_dead}``."""
@@ -245,7 +255,8 @@ class Lab:
             if found:
                 return found
             await asyncio.sleep(0.03)
-        screen = self.tmux("capture-pane", "-p", "-t", "agent", check=False).strip()
+        screen = self.tmux("capture-pane", "-p", "-S", "-60", "-t", "agent", check=False).strip()
+        screen = "\n".join(line for line in screen.splitlines() if line.strip(" ─"))
         told = [(h.event, h.body.get("error")) for h in self.hooks][-20:]
         raise AssertionError(f"not within {patience:.0f} s: {what}\n{screen}\nhooks: {told}")
 

@@ -24,6 +24,7 @@ QUESTION = {
     "options": [{"label": "Red", "description": "r"}, {"label": "Blue", "description": "b"}],
 }
 ASK = {"name": "ask", "turns": [{"tools": [tool("AskUserQuestion", questions=[QUESTION])]}, {"say": "over"}]}
+FINE = {"name": "fine", "turns": [{"say": "yes"}]}
 ASKING = {"permission_mode": "default"}
 
 
@@ -42,7 +43,7 @@ class Held:
 @pytest.mark.parametrize("behavior", ["allow", "deny"])
 @live
 async def test_a_held_permission_is_decided_by_the_answer(version: str, behavior: str) -> None:
-    async with Lab(version, scenario(WRITE), prompt="script:write go", settings=ASKING) as lab:
+    async with Lab(version, scenario(WRITE, FINE), prompt="script:write go", settings=ASKING) as lab:
         held = lab.answers["PermissionRequest"] = Held()
         lab.start()
         await lab.until("the request", lambda: lab.events("PermissionRequest"))
@@ -66,7 +67,7 @@ async def test_a_held_permission_is_decided_by_the_answer(version: str, behavior
 @versions
 @live
 async def test_a_person_at_the_terminal_may_answer_first(version: str) -> None:
-    async with Lab(version, scenario(WRITE), prompt="script:write go", settings=ASKING) as lab:
+    async with Lab(version, scenario(WRITE, FINE), prompt="script:write go", settings=ASKING) as lab:
         held = lab.answers["PermissionRequest"] = Held()
         lab.start()
         await lab.until("the dialog", lambda: "Do you want to" in lab.screen())
@@ -74,14 +75,14 @@ async def test_a_person_at_the_terminal_may_answer_first(version: str) -> None:
         await lab.rest(1)
         assert (lab.cwd / "new.txt").exists()
         held.answer.set_result({"behavior": "deny", "message": "too late"})
-        await lab.say("fine?")
+        await lab.say("script:fine?")
         await lab.rest(2)
 
 
 @versions
 @live
 async def test_escape_at_a_permission_is_an_interrupt(version: str) -> None:
-    async with Lab(version, scenario(WRITE), prompt="script:write go", settings=ASKING) as lab:
+    async with Lab(version, scenario(WRITE, FINE), prompt="script:write go", settings=ASKING) as lab:
         held = lab.answers["PermissionRequest"] = Held()
         lab.start()
         await lab.until("the dialog", lambda: "Do you want to" in lab.screen())
@@ -90,7 +91,7 @@ async def test_escape_at_a_permission_is_an_interrupt(version: str) -> None:
         await lab.until("the mark in the transcript", lambda: lab.told(Fact.INTERRUPTED))
         assert not (lab.cwd / "new.txt").exists()
         held.answer.set_result({"behavior": "allow"})
-        await lab.say("fine?")
+        await lab.say("script:fine?")
         await lab.rest(1)
         assert not (lab.cwd / "new.txt").exists()
 

@@ -29,7 +29,7 @@ FAILURES = {
 @live
 async def test_a_failing_model_ends_the_turn_with_its_reason_and_the_next_one_works(version: str) -> None:
     scripts = [{"name": name, "turns": [turn]} for name, (turn, _word) in FAILURES.items()]
-    async with Lab(version, scenario(*scripts)) as lab:
+    async with Lab(version, scenario(*scripts, {"name": "well", "turns": [{"say": "ok"}]})) as lab:
         lab.start()
         await lab.up()
         for number, (name, (_turn, word)) in enumerate(FAILURES.items(), 1):
@@ -41,7 +41,7 @@ async def test_a_failing_model_ends_the_turn_with_its_reason_and_the_next_one_wo
             assert (read[0].data["error"], read[0].detail) == (word, told.detail), name
         errors = [e for e in lab.entries() if e.is_error]
         assert [e.role for e in errors] == [Role.SYSTEM] * len(FAILURES)
-        await lab.say("and now?")
+        await lab.say("script:well again?")
         await lab.rest(len(FAILURES) + 1)
         assert lab.events("Stop")[-1].reading.evidence[0].fact is Fact.TURN_ENDED
 
@@ -70,6 +70,8 @@ async def test_killed_in_a_tool_it_says_nothing_and_resumes_where_it_was(version
     async with Lab(version, scenario(script), prompt="script:work go") as lab:
         lab.start()
         await lab.until("the tool", lambda: lab.events("PreToolUse"))
+        # What was not yet in the transcript when it died is gone; without a line of it nothing resumes.
+        await lab.until("the transcript", lambda: [e for e in lab.entries() if e.role is Role.TOOL_USE])
         os.kill(int(lab.pane("#{pane_pid}")), signal.SIGKILL)
         await lab.until("its death", lambda: lab.pane("#{pane_dead}") == "1")
         assert lab.events("SessionEnd") == []

@@ -74,7 +74,7 @@ def read(event: str, body: bytes, at_ms: int, seen_ms: int) -> Reading:
     problem = "" if found or call.event in _NEUTRAL else f"hook {call.event or '?'} is not known"
     receipt = ""
     if call.event == "UserPromptSubmit" and not _automatic(data.get("prompt")):
-        receipt = bare_receipt(text(data.get("prompt"), 2_000_000))
+        receipt = bare_receipt(data.get("prompt"))
     return Reading(
         evidence=evidence,
         session=call.get("session_id"),
@@ -152,7 +152,7 @@ def _stop(call: _Call) -> tuple[Evidence, ...]:
         table(t).get("status") in ("running", "pending") for t in items(call.body.get("background_tasks"))
     )
     if going:
-        return call.fact(Fact.TURN_ENDED, f"({going} background tasks go on)", background=going)
+        return call.fact(Fact.TURN_ENDED, f"({going} in the background)", background=going)
     return call.fact(Fact.TURN_ENDED)
 
 

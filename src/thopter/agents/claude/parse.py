@@ -12,6 +12,7 @@ from typing import Any
 
 TEXT_MAX = 100_000  # characters of one entry's text
 SUMMARY_MAX = 200
+_WHOLE = 1 << 24  # more than any line that boxd hands over
 _SPACE = re.compile(r"\s+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _PATHS = ("file_path", "notebook_path", "path")
@@ -66,7 +67,7 @@ def moment(value: object) -> int | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, (int, float)):
-        return int(value) if 0 < value < 1e14 else None
+        return int(value) if 1 <= value < 1e14 else None
     if not isinstance(value, str) or len(value) > 40:
         return None
     try:
@@ -74,7 +75,7 @@ def moment(value: object) -> int | None:
         ms = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000
     except (ValueError, OverflowError):
         return None
-    return round(ms) if ms > 0 else None
+    return round(ms) if ms >= 1 else None
 
 
 def blocks(content: object) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -92,7 +93,7 @@ def flat(content: object) -> str:
     for _, block in blocks(content):
         kind = word(block.get("type"))
         if kind == "text":
-            parts.append(text(block.get("text")))
+            parts.append(text(block.get("text"), _WHOLE))
         elif kind == "tool_reference":
             parts.append(f"[tool {word(block.get('tool_name'))}]")
         else:
@@ -165,6 +166,6 @@ def unwrapped(said: str) -> str:
     return _PASTED.sub("", said) if "<pasted_content id=" in said else said
 
 
-def bare_receipt(said: str) -> str:
+def bare_receipt(said: object) -> str:
     """The words of a prompt as a receipt; a text that boxd has cut keeps its beginning."""
-    return unwrapped(text(said, 2_000_000)).removesuffix("…[cut]")
+    return unwrapped(text(said, _WHOLE)).removesuffix("…[cut]")

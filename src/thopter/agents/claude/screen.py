@@ -15,10 +15,11 @@ _SETUP = re.compile(
     r"|Bypass Permissions mode|Choose the text style|Select login method|New MCP server found",
     re.I,
 )
-_PERMISSION = re.compile(r"^ *Do you want to |^ *Would you like to proceed\?", re.M)
-_CHOICE = re.compile(r"^[ │]*❯ *\d+\. ", re.M)
-_BUSY = re.compile(r"\besc to interrupt\b", re.I)
-_PROMPT = re.compile(r"^[│ ]*❯(?:[\u00a0 ]|$)", re.M)
+_PERMISSION = re.compile(r"^ *(?:Do you want to .*|Would you like to proceed\?)", re.M)
+_FOOTER = re.compile(r"\besc to cancel\b|\benter to (?:select|confirm|continue)\b", re.I)
+_BUSY = re.compile(r"\besc to interrupt\b|^[·✢✳✶✻✽✺*] \S+…", re.I | re.M)
+# The input line stands below a rule; a dialog, whose cursor looks the same, takes its place.
+_PROMPT = re.compile(r"^─{8,}.*\n[│ ]*❯(?!\s\d+\. )", re.M)
 
 
 def read(screen: str, at_ms: int) -> Reading:
@@ -37,17 +38,16 @@ def read(screen: str, at_ms: int) -> Reading:
 
 
 def _sign(bottom: str) -> tuple[Fact, str] | None:
-    choice = _CHOICE.search(bottom)
-    setup = _SETUP.search(bottom)
-    if setup and (choice or not _PROMPT.search(bottom)):
-        return Fact.QUESTION_ASKED, f"screen: {setup[0]}"
-    if choice:
-        asked = _PERMISSION.search(bottom)
-        if asked:
-            return Fact.PERMISSION_ASKED, f"screen: {asked[0].strip()}"
-        return Fact.QUESTION_ASKED, "screen: a choice"
-    if _BUSY.search(bottom):
-        return Fact.BUSY, "screen: esc to interrupt"
     if _PROMPT.search(bottom):
+        if _BUSY.search(bottom):
+            return Fact.BUSY, "screen: at work"
         return Fact.IDLE, "screen: at its prompt"
-    return None
+    setup = _SETUP.search(bottom)
+    if setup:
+        return Fact.QUESTION_ASKED, f"screen: {setup[0]}"
+    if not _FOOTER.search(bottom):
+        return None
+    asked = _PERMISSION.search(bottom)
+    if asked:
+        return Fact.PERMISSION_ASKED, f"screen: {asked[0].strip()}"
+    return Fact.QUESTION_ASKED, "screen: a choice"

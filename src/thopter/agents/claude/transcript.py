@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
+import re
 from typing import Any
 
 from msgspec import Struct
@@ -110,6 +111,16 @@ def _is_machine(said: str) -> bool:
     return said.lstrip().startswith(_MACHINE)
 
 
+_TAGGED = re.compile(
+    r"<(summary|command-name|local-command-stdout|local-command-stderr|bash-input)>([^<]{0,400})"
+)
+
+
+def _machine_summary(said: str) -> str:
+    """What matters in a text that the program wrote for the model, as far as one can tell."""
+    return " ".join(hit[2].strip() for hit in _TAGGED.finditer(said[:4000])) or said
+
+
 def _user(line: _Line) -> Reading:
     entries: list[Entry] = []
     evidence: list[Evidence] = []
@@ -128,12 +139,13 @@ def _user(line: _Line) -> Reading:
                 entries.append(line.entry(number, Role.SYSTEM, said.strip()))
                 evidence.append(line.fact(Fact.INTERRUPTED, "interrupted"))
             elif hidden or _is_machine(said):
-                entries.append(line.entry(number, Role.SYSTEM, said))
+                if not said.lstrip().startswith("<local-command-caveat>"):
+                    entries.append(line.entry(number, Role.SYSTEM, said, _machine_summary(said)))
                 if said.lstrip().startswith("<task-notification>"):
                     evidence.append(line.fact(Fact.TURN_STARTED, "task notification", turn=_turn(line)))
             elif said.strip():
                 entries.append(line.entry(number, Role.USER, unwrapped(said)))
-                receipt = receipt or bare_receipt(text(block.get("text"), 2_000_000))
+                receipt = receipt or bare_receipt(block.get("text"))
         elif kind:
             entries.append(line.entry(number, Role.USER, f"[{kind}]"))
     if line.side:
@@ -211,6 +223,7 @@ def _attachment(line: _Line) -> Reading:
     if not said.strip():
         return Reading(session=line.session)
     if line.side or attached.get("commandMode") != "prompt" or _is_machine(said):
-        return Reading(entries=(line.entry(0, Role.SYSTEM, said),), session=line.session)
+        entry = line.entry(0, Role.SYSTEM, said, _machine_summary(said))
+        return Reading(entries=(entry,), session=line.session)
     entry = line.entry(0, Role.USER, said)
     return Reading(entries=(entry,), session=line.session, receipt=bare_receipt(said), receipt_kind="taken")
