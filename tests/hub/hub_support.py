@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -189,6 +190,13 @@ class Raw:
                 break
             found += data
         return found
+
+
+def hung_up(sock: socket.socket) -> bool:
+    """True when the other side has closed, without taking what it sent."""
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLRDHUP | select.POLLHUP)
+    return bool(poll.poll(0))
 
 
 def rss_kib(pid: int) -> int:

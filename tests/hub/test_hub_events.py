@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_support import BOUND, HubProcess, Raw, hub_process, rss_kib, short_folder, wait_for
+from hub_support import BOUND, HubProcess, Raw, hub_process, hung_up, rss_kib, short_folder, wait_for
 
 from thopter.hub.api import events as events_api
 from thopter.hub.feed import CHUNK_BYTES, Feed, encode_event
@@ -191,20 +190,11 @@ def test_a_listener_that_reads_nothing_costs_nothing_and_is_dropped(own: HubProc
         each.raw.sock.settimeout(BOUND)
         with pytest.raises((AssertionError, ConnectionResetError)):  # after 30 s without taking anything
             while True:
-                wait_for(lambda each=each: _closed(each.raw.sock))
+                wait_for(lambda each=each: hung_up(each.raw.sock))
                 for _ in each.chunks():
                     pass
         each.raw.sock.close()
     assert own.is_ready()
-
-
-def _closed(sock: socket.socket) -> bool:
-    """True when the other side has closed, without taking what it sent."""
-    import select
-
-    poll = select.poll()
-    poll.register(sock.fileno(), select.POLLRDHUP | select.POLLHUP)
-    return bool(poll.poll(0))
 
 
 def test_500_listeners_at_once_all_hear_everything_in_little_memory(own: HubProcess) -> None:

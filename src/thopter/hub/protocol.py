@@ -72,6 +72,7 @@ class HubHttp(HttpToolsProtocol):
         super().__init__(config, server_state, {})
         self._lobby = lobby
         self._in_head = True
+        self._heads = 0
         self._head_bytes = 0
         self._dropped = 0
         self._head_timer: asyncio.TimerHandle | None = None
@@ -95,9 +96,9 @@ class HubHttp(HttpToolsProtocol):
         """Bytes came; a head that does not end is cut off."""
         if self.transport.is_closing():
             return
-        was_in_head = self._in_head
+        head = self._heads if self._in_head else -1
         super().data_received(data)
-        if was_in_head and self._in_head:
+        if self._in_head and head == self._heads:  # all of it belonged to one and the same head
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
                 self._refuse(_too_large())
@@ -105,6 +106,7 @@ class HubHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A head begins."""
         super().on_message_begin()
+        self._heads += 1
         self._expect_head()
 
     def on_headers_complete(self) -> None:
@@ -180,7 +182,9 @@ class HubHttp(HttpToolsProtocol):
         self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_late)
 
     def _head_late(self) -> None:
-        if not self.transport.is_closing():
+        if self._answering():  # it is we who have not read the rest of this head yet
+            self._expect_head()
+        elif not self.transport.is_closing():
             self._refuse(bad_request("no complete request came in time", status=408))
 
     def _cancel_head_timer(self) -> None:
@@ -208,10 +212,12 @@ class HubHttp(HttpToolsProtocol):
             return bad_request("this is not a WebSocket handshake of version 13")
         return None
 
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
     def _refuse(self, error: ThopterError) -> None:
-        cycle = self.cycle
-        if cycle is not None and not cycle.response_complete:
-            mine = cycle.more_body and not cycle.response_started and not self.pipeline
+        if self._answering():
+            mine = self.cycle.more_body and not self.cycle.response_started and not self.pipeline
             if not mine:  # another request's answer is due on this connection: do not mix with it
                 self.transport.abort()
                 return
