@@ -8,9 +8,10 @@ import os
 import random
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from bench.rows import Row, p50, p99
@@ -46,9 +47,20 @@ def _listener() -> socket.socket:
     return sock
 
 
-@contextlib.asynccontextmanager
-async def _upstream() -> AsyncIterator[int]:
-    """An endpoint that answers a small call with one event and a big one with many bytes."""
+@contextlib.contextmanager
+def _upstream() -> Iterator[int]:
+    """Run the endpoint in a process of its own, as a real one is; gives its port."""
+    code = "import asyncio; from bench.cases.gateways import endpoint; asyncio.run(endpoint())"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+async def endpoint() -> None:
+    """Answer a small call with one event and a big one with many bytes; prints the port."""
     event = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
     small = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     small += b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event)
@@ -69,7 +81,8 @@ async def _upstream() -> AsyncIterator[int]:
         writer.close()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        yield int(server.sockets[0].getsockname()[1])
+        print(server.sockets[0].getsockname()[1], flush=True)
+        await server.serve_forever()
 
 
 def _request(body: bytes) -> bytes:
@@ -105,17 +118,16 @@ async def _megabytes_per_second(port: int) -> float:
 async def _model(client: GatewayClient) -> list[Row]:
     await client.ensure()
     body = b'{"messages":[]}' * 2000
-    async with _upstream() as port:
-        with _listener() as door:
-            auth = {"kind": "bearer", "secret": "sk-bench"}
-            await client.attach("bench", door, upstream=f"http://127.0.0.1:{port}", auth=auth)
-            ours = int(door.getsockname()[1])
-            direct, through = [], []
-            for _ in range(_CALLS):  # in turns, so that a busy moment hits both
-                direct.append(await _first_byte_ms(port, body))
-                through.append(await _first_byte_ms(ours, body))
-            bulk = p50([await _megabytes_per_second(ours) for _ in range(3)])
-            bulk_direct = p50([await _megabytes_per_second(port) for _ in range(3)])
+    with _upstream() as port, _listener() as door:
+        auth = {"kind": "bearer", "secret": "sk-bench"}
+        await client.attach("bench", door, upstream=f"http://127.0.0.1:{port}", auth=auth)
+        ours = int(door.getsockname()[1])
+        direct, through = [], []
+        for _ in range(_CALLS):  # in turns, so that a busy moment hits both
+            direct.append(await _first_byte_ms(port, body))
+            through.append(await _first_byte_ms(ours, body))
+        bulk = p50([await _megabytes_per_second(ours) for _ in range(3)])
+        bulk_direct = p50([await _megabytes_per_second(port) for _ in range(3)])
     added = [a - b for a, b in zip(through, direct, strict=True)]
     return [
         Row(name="model call: added to the first byte", value=p50(added), p99=p99(added), unit="ms",
