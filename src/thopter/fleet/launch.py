@@ -316,5 +316,5 @@ def routes(deps: Deps, box: Box, run: Run, agent: Agent) -> tuple[ModelRoute, Gi
     base = str(deps.settings.get(f"agents.{agent.name}.base_url"))
     credential = f"agents.{agent.name}.credential"
     model = ModelRoute(upstream=base, credential=credential)
-    git = GitRoute(slug=run.repo.slug, branch=f"thopter/{box.name}") if run.repo else None
+    git = GitRoute(slug=run.repo.slug, branch=f"thopter/{box.name}", base=run.repo.base) if run.repo else None
     return model, git

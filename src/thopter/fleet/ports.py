@@ -20,10 +20,11 @@ class ModelRoute(Struct, frozen=True, kw_only=True):
 
 
 class GitRoute(Struct, frozen=True, kw_only=True):
-    """The one mirror a box sees and the one branch it may push."""
+    """The one mirror a box sees and the one branch it may push, descending from ``base``."""
 
     slug: str
     branch: str
+    base: str
 
 
 class Gateways(Protocol):

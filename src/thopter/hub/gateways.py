@@ -89,7 +89,9 @@ class HubGateways:
 
     async def _attach_git(self, box: str, w: _Wanted) -> None:
         if w.git is not None:
-            await self.git.attach(box, w.sockets[GIT_PORT], repo=w.git.slug, branch=w.git.branch)
+            await self.git.attach(
+                box, w.sockets[GIT_PORT], repo=w.git.slug, branch=w.git.branch, base=w.git.base
+            )
 
     async def detach(self, box: str) -> None:
         """See the port."""
