@@ -37,6 +37,7 @@ async def build(
     """Build golden ``name`` with exactly ``want``; yields progress. The present one stays in force
     until the new one is complete and checked; on an error or cancellation nothing is left."""
     parts = goldens.check_parts(want)
+    await finish(maker.warm)  # the boxes of the build need what every box needs
     building = await finish(maker.shelf.new)
     try:
         yield f"golden {name}: a root from this machine's own /usr"
