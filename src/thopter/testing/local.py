@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
+import hashlib
+import inspect
+import os
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from thopter.kit.paths import Paths
 from thopter.kit.settings import Settings
+from thopter.providers.local import curated, flatten, mask
+from thopter.providers.local.goldens import Shelf
 from thopter.providers.local.provider import LocalProvider
+from thopter.providers.local.trees import remove_tree
 
 GOLDEN = "base"  # the golden without parts that every local provider makes by itself
 
@@ -24,7 +30,9 @@ class LocalPlace:
 
     golden = GOLDEN
 
-    def __init__(self, folder: Path, settings: Settings | None = None) -> None:
+    def __init__(self, folder: Path, settings: Settings | None = None, borrow: bool = True) -> None:
+        """``borrow``: start with the base golden of an earlier test, where there is one."""
+        self._borrow = borrow
         self._short = Path(tempfile.mkdtemp(prefix="thopter-t-", dir="/tmp"))
         self.paths = Paths(folder / "state", self._short / "r", folder / "config")
         self.settings = settings
@@ -32,6 +40,8 @@ class LocalPlace:
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[LocalProvider]:
         """A new, started provider; closing it leaves its boxes alone."""
+        if self._borrow and not self.paths.state.exists():
+            _borrow(self.paths.state)
         provider = LocalProvider(self.paths, self.settings)
         await provider.start()
         try:
@@ -42,8 +52,35 @@ class LocalPlace:
     async def end(self) -> None:
         """Destroy every box, the zygote, mounts, cgroups and the state folder."""
         await LocalProvider(self.paths, self.settings).dismantle()
-        shutil.rmtree(self._short)
-        shutil.rmtree(self.paths.state, ignore_errors=True)
+        if self._borrow:
+            _lend(self.paths.state)
+        remove_tree(self._short)
+        remove_tree(self.paths.state)
+
+
+def _cache() -> Path:
+    parts = [inspect.getsource(m) for m in (curated, mask, flatten)]
+    digest = hashlib.sha256("".join(parts).encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"thopter-test-goldens-{os.getuid()}-{digest}"
+
+
+def _borrow(state: Path) -> None:
+    if (cache := _cache()).is_dir() and cache.stat().st_uid == os.getuid():
+        state.mkdir(mode=0o700, parents=True)
+        subprocess.run(["cp", "-al", cache, state / "goldens"], check=True)
+
+
+def _lend(state: Path) -> None:
+    cache, shelf = _cache(), Shelf(state / "goldens")
+    if cache.exists() or shelf.read(GOLDEN) is None or set(shelf.names()) != {GOLDEN}:
+        return
+    fresh = Path(tempfile.mkdtemp(prefix="thopter-t-"))
+    try:
+        subprocess.run(["cp", "-al", state / "goldens", fresh / "goldens"], check=True)
+        with contextlib.suppress(OSError):  # another worker was faster
+            (fresh / "goldens").rename(cache)
+    finally:
+        remove_tree(fresh)
 
 
 @contextlib.asynccontextmanager

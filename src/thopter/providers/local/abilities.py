@@ -43,6 +43,8 @@ def caps(maker: Maker, mode: Mode | None, problems: dict[str, str]) -> Caps:
         weakest = Isolation(next(reversed(problems))) if problems else Isolation.NONE
         return Caps(isolation=weakest, missing=missing)
     limits = {_LIMITS[name] for name in maker.groups.limits}
+    if mode.isolation is Isolation.NAMESPACES_USER:
+        limits.add("pids")  # by rlimit, which counts per user namespace
     for name, field in _LIMITS.items():
         if field not in limits:
             whose = "here" if maker.root else "to this user (run the hub as a systemd user service)"

@@ -43,18 +43,17 @@ def builder(line: socket.socket, half: Half, code: bytes, run: Run) -> NoReturn:
     it made."""
     status = 1
     try:
-        first, line_to_first = _half(half, code, run)
+        chick = _half(half, code, run)
         talk = Line(line)
         raw = talk.wait()
         if raw is not None:
-            order = Order(raw)
-            start = procs.start_time(first)
-            listeners = _finish(half, order, first, line_to_first, talk.take_fds())
+            listeners = _finish(half, Order(raw), chick, talk.take_fds())
             ports = sorted(listeners)
-            send(line, {"pid": first, "start": start, "ports": ports}, [listeners[p].fileno() for p in ports])
+            report: dict[str, object] = {"pid": chick.pid, "start": chick.start, "ports": ports}
+            send(line, report, [listeners[p].fileno() for p in ports])
             failpoint.hit("birth.reported")
             if line.recv(1) == b"k":
-                send(line_to_first, {"go": True})
+                send(chick.line, {"go": True})
                 status = 0
     except BaseException as e:  # noqa: BLE001 - told to the zygote, which tells the hub
         with contextlib.suppress(OSError):
@@ -63,8 +62,17 @@ def builder(line: socket.socket, half: Half, code: bytes, run: Run) -> NoReturn:
         os._exit(status)
 
 
-def _half(half: Half, code: bytes, run: Run) -> tuple[int, socket.socket]:
-    """All that no order is needed for. Returns the box's first process and the line to it."""
+class _Chick:
+    """The box's first process as its builder knows it; ``userns``: its user namespace."""
+
+    def __init__(self, pid: int, line: socket.socket) -> None:
+        self.pid, self.line = pid, line
+        self.start = procs.start_time(pid)
+        self.userns = -1
+
+
+def _half(half: Half, code: bytes, run: Run) -> _Chick:
+    """All that no order is needed for."""
     for path in half.cgroups:
         _write(f"{path}/cgroup.procs", "0")
     with contextlib.suppress(PermissionError):  # an outer sandbox set a floor; then it stays
@@ -72,41 +80,42 @@ def _half(half: Half, code: bytes, run: Run) -> tuple[int, socket.socket]:
     if half.user:
         outer.enter(half.user)
     calls.unshare(_SPACES)
-    rootfs.make_private()
+    rootfs.build_nest(half)
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
         ours.close()
         _first(theirs, half, code, run)
     theirs.close()
+    chick = _Chick(pid, ours)
     # Loopback only: there is no route and there never will be.
     calls.loopback_up()
     _write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
-    rootfs.stage_dev_and_run(half)
     _hear(ours, "user")
     for kind in ("uid_map", "gid_map"):
         _write(f"/proc/{pid}/{kind}", f"0 {half.base} {half.count}\n")
+    chick.userns = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    rootfs.move_in(half)
     send(ours, {"mapped": True})
-    return pid, ours
+    return chick
 
 
-def _finish(
-    half: Half, order: Order, first: int, line: socket.socket, fds: list[int]
-) -> dict[int, socket.socket]:
+def _finish(half: Half, order: Order, chick: _Chick, fds: list[int]) -> dict[int, socket.socket]:
     if len(fds) != 1:
         raise ValueError("an order comes with exactly one listening socket")
+    _hear(chick.line, "walled")  # it still needs the nest's /proc until then
     failpoint.hit("birth.ordered")
-    userns = os.open(f"/proc/{first}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    root = rootfs.assemble(half, order, userns)
-    os.close(userns)
+    rootfs.assemble(half, order, chick.userns)
+    os.close(chick.userns)
     # The gateways' sockets are opened in the box's network namespace and leave by descriptor.
     listeners = {port: listen_here(port) for port in order.ports}
     calls.sethostname(order.name)
-    calls.pivot_into(root)
     failpoint.hit("birth.pivoted")
-    send(line, {"config": order.config, "key": order.key}, fds)
+    first = {"config": order.config, "key": order.key, "processes": order.processes}
+    with contextlib.suppress(BrokenPipeError):  # it died; why is read below
+        send(chick.line, first, fds)
     os.close(fds[0])
-    _hear(line, "ready")
+    _hear(chick.line, "ready")
     return listeners
 
 
@@ -147,7 +156,7 @@ def _hear(line: socket.socket, word: str) -> None:
 def _first(line: socket.socket, half: Half, code: bytes, run: Run) -> NoReturn:
     """The box's pid 1."""
     try:
-        rootfs.stage_proc(half)
+        rootfs.mount_proc()
         calls.unshare(calls.CLONE_NEWUSER)
         send(line, {"user": True})
         talk = Line(line)
@@ -156,6 +165,7 @@ def _first(line: socket.socket, half: Half, code: bytes, run: Run) -> NoReturn:
         _become_root_of_box(half.count > 1)
         calls.retitle(TITLE, f"{half.family} spare {half.group}")
         walls.close_the_door(code)
+        send(line, {"walled": True})
         orders = talk.wait()
         if orders is None:
             os._exit(1)
@@ -166,6 +176,7 @@ def _first(line: socket.socket, half: Half, code: bytes, run: Run) -> NoReturn:
             os._exit(1)
         line.close()
         calls.retitle(TITLE, f"{half.family} box {orders['key']}")
+        walls.limit_processes(int(str(orders["processes"])))
         config = orders["config"]
         assert isinstance(config, dict)
     except BaseException as e:  # noqa: BLE001 - this process has only its builder to tell

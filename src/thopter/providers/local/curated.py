@@ -96,9 +96,8 @@ def make_root(root: Path) -> None:
     """Fill the new folder ``root``. Blocking, about 0.1 s. Raises OSError."""
     check_machine()
     root.mkdir(mode=0o755)
-    for name, mode in _FOLDERS:
+    for name, _ in _FOLDERS:
         (root / name).mkdir()
-        (root / name).chmod(mode)
     for name in _MERGED:
         if os.path.islink("/" + name):
             (root / name).symlink_to("usr/" + name)
@@ -114,6 +113,8 @@ def make_root(root: Path) -> None:
     for path in ("var/run", "var/lock"):
         (root / path).symlink_to("/run" if path == "var/run" else "/run/lock")
     (root / "etc/mtab").symlink_to("/proc/self/mounts")
+    for name, mode in _FOLDERS:  # last: an ordinary user can't write into what it closed
+        (root / name).chmod(mode)
 
 
 def _copy(source: str, target: str) -> None:
@@ -180,10 +181,11 @@ def _dpkg(folder: Path) -> None:
         (folder / "status").touch()
     (folder / "available").touch()
     for name in ("info", "alternatives", "triggers"):
-        source = f"/var/lib/dpkg/{name}"
-        if os.path.isdir(source):
-            _copy(source, str(folder / name))
-        (folder / name).mkdir(exist_ok=True)
+        (folder / name).mkdir()
+    # Which package owns which file; the scripts of packages stay behind, they are for this machine.
+    for path in (*glob.glob("/var/lib/dpkg/info/*.list"), "/var/lib/dpkg/info/format"):
+        if os.path.exists(path):
+            _copy(path, str(folder / "info" / os.path.basename(path)))
 
 
 def _sys(folder: Path) -> None:

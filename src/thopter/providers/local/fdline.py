@@ -71,8 +71,7 @@ def send(sock: socket.socket, body: dict[str, object], fds: list[int] | None = N
 
 def failure(e: BaseException) -> dict[str, object]:
     """An exception as the body of an answer."""
-    number = e.errno if isinstance(e, OSError) and e.errno else 0
-    return {
-        "error": (e.strerror or str(e)) if isinstance(e, OSError) else f"{type(e).__name__}: {e}",
-        "errno": number,
-    }
+    if not isinstance(e, OSError):
+        return {"error": f"{type(e).__name__}: {e}", "errno": 0}
+    text = e.strerror or str(e)
+    return {"error": f"{e.filename}: {text}" if e.filename else text, "errno": e.errno or 0}

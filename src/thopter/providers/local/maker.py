@@ -25,7 +25,7 @@ from thopter.kit.settings import Settings
 from thopter.model.errors import BadInput, ProviderError
 from thopter.model.nouns import BoxState
 from thopter.model.sockets import BoxSpec, GoldenPart
-from thopter.providers.local import curated, flatten, goldens, order
+from thopter.providers.local import curated, flatten, goldens
 from thopter.providers.local.birth import LOG
 from thopter.providers.local.modes import Mode
 from thopter.providers.local.nursery import listen_unix
@@ -65,7 +65,7 @@ class Maker:
         self.family = f"thopter-{self.hub}"
         self.records = Records(paths.state / "boxes")
         self.shelf = goldens.Shelf(paths.state / "goldens")
-        self.stages = paths.state / "zygote"
+        self.nest = paths.state / "zygote" / "nest"
         self.pool = Pool(paths.state, settings.get("local.pool"), self.root)
         self.ranges = Ranges(paths.state)
         self.spares = Spares(self.ranges)
@@ -90,10 +90,8 @@ class Maker:
         private_dir(self.paths.state)
         private_dir(self.paths.runtime)
         private_dir(self.paths.runtime / "b")
-        for folder in (self.records.folder, self.shelf.folder, self.stages):
+        for folder in (self.records.folder, self.shelf.folder, self.nest.parent, self.nest):
             folder.mkdir(mode=0o711, exist_ok=True)
-        for name in order.STAGES:
-            (self.stages / name).mkdir(exist_ok=True)
         self.pool.start(new=False)
         self.ranges.know(r.base for r in self.records.all())
 
@@ -180,7 +178,7 @@ class Maker:
     def _half(self, spare: Spare, joined: list[str], mode: Mode) -> dict[str, Any]:
         return {
             "family": self.family, "group": spare.group, "base": spare.base, "count": mode.count,
-            "cgroups": joined, "user": mode.user, "stages": str(self.stages),
+            "cgroups": joined, "user": mode.user, "state": str(self.paths.state), "nest": str(self.nest),
         }  # fmt: skip
 
     def _write_names(self, folder: Path, record: Record) -> None:
@@ -204,12 +202,11 @@ class Maker:
             **(extra if isinstance(extra, dict) else {}),  # the hub's own hook token, where it gives one
         }  # fmt: skip
         memory = record.limits.memory_bytes or 4 * _GIB
-        state = self.paths.state
         return {
-            "name": record.name, "key": record.key, "state": str(state),
-            "goldens": str(self.shelf.folder.relative_to(state)), "golden": record.golden,
-            "mask": f".masks/{self._mask}", "folder": str(folder.relative_to(state)),
+            "name": record.name, "key": record.key, "golden": record.golden, "mask": f".masks/{self._mask}",
+            "folder": str(folder.relative_to(self.paths.state)),
             "tmp_bytes": max(memory // 2, 64 << 20), "shm_bytes": max(min(memory // 4, _GIB), 16 << 20),
+            "processes": 0 if "pids" in self.groups.limits else record.limits.pids,
             "ports": list(record.ports), "config": config,
         }  # fmt: skip
 

@@ -38,8 +38,9 @@ def code_version() -> str:
 class Nursery:
     """Talks to the zygote behind ``socket_path``; each request is a connection of its own."""
 
-    def __init__(self, socket_path: Path, name: str) -> None:
+    def __init__(self, socket_path: Path, home: Path, name: str) -> None:
         self._path = socket_path
+        self._home = home
         self._name = name
         self._version = code_version()
         self._starting = asyncio.Lock()
@@ -74,11 +75,16 @@ class Nursery:
         return []
 
     async def ping(self) -> dict[str, Any]:
-        """What the living zygote says of itself; empty without one. Starts none."""
+        """What the living zygote says of itself; empty without one. Starts none.
+
+        One that is there and does not answer is NotNow: a second one would take its place.
+        """
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(_START_S):
                 answer, _ = await self._talk({"op": "ping"})
-        except (OSError, TimeoutError, ProviderError):
+        except TimeoutError:
+            raise NotNow(f"the zygote does not answer within {_START_S:.0f} s") from None
+        except (OSError, ProviderError):
             return {}
         return answer
 
@@ -99,7 +105,7 @@ class Nursery:
             env = {k: v for k, v in os.environ.items() if k == failpoint.ENV}
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-S", "-E", "-I", str(Path(__file__).with_name("seed.py")),
-                str(_SOURCE), str(server.fileno()), self._version, self._name,
+                str(_SOURCE), str(server.fileno()), self._version, self._name, str(self._home),
                 env=env, pass_fds=(server.fileno(),), stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
             )  # fmt: skip

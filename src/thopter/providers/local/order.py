@@ -6,7 +6,6 @@ A box is made in two halves. A :class:`Half` holds what is known before anybody 
 from __future__ import annotations
 
 TITLE = "thopter-box"  # how the first process of a box is called in ps
-STAGES = ("root", "golden", "usr", "proc", "dev", "run")
 
 
 class Half:
@@ -14,14 +13,15 @@ class Half:
 
     ``family``: the hub's name for all it makes. ``group``: the spare's name. ``cgroups``: folders
     to join. ``user``: see ``outer.py``; empty as root. ``base``/``count``: the ids inside the box
-    as numbers outside. ``stages``: a folder with one empty folder for each of :data:`STAGES`, mount
-    points inside the box's own namespace.
+    as numbers outside. ``state``: the hub's state folder. ``nest``: an empty folder to mount on,
+    inside the box's own mount namespace.
     """
 
     def __init__(self, raw: dict[str, object]) -> None:
         self.family = _text(raw, "family")
         self.group = _text(raw, "group")
-        self.stages = _text(raw, "stages")
+        self.state = _text(raw, "state")
+        self.nest = _text(raw, "nest")
         self.base = _number(raw, "base")
         self.count = _number(raw, "count")
         cgroups, user = raw["cgroups"], raw["user"]
@@ -36,28 +36,23 @@ class Half:
         """True when each box has ids of its own, mapped onto its files."""
         return not self.user
 
-    def stage(self, name: str) -> str:
-        """The staging folder ``name``."""
-        return f"{self.stages}/{name}"
-
 
 class Order:
-    """The other half. Folders exist already and belong to the right ids; they are relative to
-    ``state``, the hub's state folder (so that a box's /proc/mounts does not tell where it is).
+    """The other half. Folders exist already and belong to the right ids; their paths are relative
+    to the state folder (so that a box's /proc/mounts does not tell where that is).
 
-    ``config`` goes to boxd unread.
+    ``processes``: limit them by rlimit (0: a control group does). ``config`` goes to boxd unread.
     """
 
     def __init__(self, raw: dict[str, object]) -> None:
         self.name = _text(raw, "name")
         self.key = _text(raw, "key")
-        self.state = _text(raw, "state")
-        self.goldens = _text(raw, "goldens")
         self.golden = _text(raw, "golden")
         self.mask = _text(raw, "mask")
         self.folder = _text(raw, "folder")
         self.tmp_bytes = _number(raw, "tmp_bytes")
         self.shm_bytes = _number(raw, "shm_bytes")
+        self.processes = _number(raw, "processes")
         ports = raw.get("ports")
         self.ports = [int(p) for p in ports] if isinstance(ports, list) else []
         config = raw.get("config")

@@ -40,7 +40,7 @@ class LocalProvider:
         paths = find_paths() if paths is None else paths
         settings = Settings({}) if settings is None else settings
         self._maker = Maker(paths, settings)
-        self._nursery = Nursery(paths.runtime / "zygote.sock", self._maker.family)
+        self._nursery = Nursery(paths.runtime / "zygote.sock", self._maker.nest, self._maker.family)
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         self._mode: modes.Mode | None = None
         self._problems: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Runs as ``python -S -E -I seed.py <source root> <socket fd> <version> <name>``: becomes the zygote."""
+"""Runs as ``python -S -E -I seed.py SOURCE-ROOT SOCKET-FD VERSION NAME HOME``: becomes the zygote."""
 
 import gc
 import importlib
@@ -6,7 +6,7 @@ import pkgutil
 import sys
 
 
-def grow(source: str, fd: int, version: str, name: str) -> None:
+def grow(source: str, fd: int, version: str, name: str, home: str) -> None:
     """Import all that any box will need, then be the zygote. Never returns."""
     sys.path.append(source)  # after the standard library: nothing installed may shadow it
     sys.dont_write_bytecode = True
@@ -18,8 +18,8 @@ def grow(source: str, fd: int, version: str, name: str) -> None:
     init = importlib.import_module("thopter.boxd.init")
     gc.collect()
     gc.freeze()  # collections in boxes then leave the shared pages alone
-    zygote.main(fd, version, name, init.run_init)
+    zygote.main(fd, version, name, home, init.run_init)
 
 
 if __name__ == "__main__":
-    grow(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4])
+    grow(sys.argv[1], int(sys.argv[2]), *sys.argv[3:6])

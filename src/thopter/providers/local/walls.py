@@ -65,6 +65,13 @@ def lower_rlimits() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
+def limit_processes(most: int) -> None:
+    """Let the box have at most ``most`` processes (0: no limit here). The kernel counts them per user
+    namespace, so boxes of one user do not count together."""
+    if most:
+        resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
+
+
 def close_the_door(filter_code: bytes) -> None:
     """Put all of it into force for this process and everything after it; cannot be undone.
 

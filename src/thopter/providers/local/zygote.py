@@ -25,6 +25,7 @@ from thopter.providers.local import birth, outer, walls
 from thopter.providers.local.fdline import Line, failure, send
 from thopter.providers.local.order import Half
 
+_LOOK_AROUND_MS = 60_000.0
 _SPARE_AFTER_S = 0.03  # the box just made gets the processors to itself first
 
 
@@ -57,8 +58,9 @@ class Builder(Line):
 class Zygote:
     """The loop. Its state is the listeners of its boxes and its spare builders."""
 
-    def __init__(self, server: socket.socket, version: str, run: birth.Run) -> None:
+    def __init__(self, server: socket.socket, version: str, home: str, run: birth.Run) -> None:
         self._server = server
+        self._home = home
         self._version = version
         self._run = run
         self._code = walls.program()
@@ -77,7 +79,10 @@ class Zygote:
         signal.set_wakeup_fd(poke)
         self._poll.register(wake, select.POLLIN)
         while True:
-            for fd, _ in self._poll.poll(self._patience()):
+            ready = self._poll.poll(self._patience())
+            if not ready and not os.path.isdir(self._home):
+                os._exit(0)  # somebody removed the whole state folder: nothing is left to serve
+            for fd, _ in ready:
                 if fd == wake:
                     os.read(wake, 4096)
                     self._reap()
@@ -91,9 +96,9 @@ class Zygote:
                 _, half = self._wanted.pop(0)
                 self._spares[half.group] = self._fork(half)
 
-    def _patience(self) -> float | None:
+    def _patience(self) -> float:
         if not self._wanted:
-            return None
+            return _LOOK_AROUND_MS
         return max(0.0, (self._wanted[0][0] - time.monotonic()) * 1000)
 
     def _reap(self) -> None:
@@ -274,8 +279,9 @@ def _ports(raw: dict[str, object]) -> list[int]:
     return [int(str(p)) for p in value]
 
 
-def main(server_fd: int, version: str, name: str, run: birth.Run) -> NoReturn:
-    """Become a daemon and serve on the listening socket ``server_fd``. ``name`` shows in ps."""
+def main(server_fd: int, version: str, name: str, home: str, run: birth.Run) -> NoReturn:
+    """Become a daemon and serve on the listening socket ``server_fd``. ``name`` shows in ps; the
+    zygote ends by itself when the folder ``home`` is gone."""
     if os.fork():
         os._exit(0)
     os.setsid()
@@ -295,4 +301,4 @@ def main(server_fd: int, version: str, name: str, run: birth.Run) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     server = socket.socket(fileno=server_fd)
     server.setblocking(False)
-    Zygote(server, version, run).serve()
+    Zygote(server, version, home, run).serve()
