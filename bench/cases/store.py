@@ -7,10 +7,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from pysqlite3 import dbapi2 as sqlite
-
 from bench.rows import Row
 from thopter.model.events import Event
+from thopter.store import sqlite
 from thopter.store.store import Store
 
 _WRITERS, _EACH = 50, 200
@@ -44,9 +43,7 @@ async def _ours(folder: Path) -> float:
 
 
 def _raw(folder: Path) -> float:
-    raw = sqlite.connect(folder / "raw.db", isolation_level=None)
-    raw.execute("PRAGMA journal_mode=WAL")
-    raw.execute("PRAGMA synchronous=FULL")
+    raw = sqlite.connect(folder / "raw.db")
     raw.execute("CREATE TABLE e (seq INTEGER PRIMARY KEY, data TEXT)")
     count = 2000
     began = time.perf_counter()
