@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from thopter.model.errors import BadInput, ThopterError
 
 TEXT_MAX = 1 << 20
 _FIRST_LINES = 4
+_FIRST_SECONDS = 5.0
 
 
 def start_options(command: Any) -> Any:
@@ -198,10 +200,15 @@ def _follow(app: App, accepted: Accepted, *, peek: bool) -> FlowView:
 
 
 def _first_lines(app: App, name: str) -> None:
+    """Show how the conversation begins. Evidence of work comes sooner than a line of it: wait a little."""
     from thopter.cli.transcript import Style, draw
 
+    until = time.monotonic() + _FIRST_SECONDS
     try:
         page = app.hub.transcript(name, limit=_FIRST_LINES)
+        while not page.entries and time.monotonic() < until:
+            time.sleep(0.2)
+            page = app.hub.transcript(name, limit=_FIRST_LINES)
     except ThopterError as e:  # it works; only the peek at it failed
         app.say(f"note: the conversation can't be read yet: {one_line(e.message)}")
         return

@@ -171,7 +171,7 @@ def _facts(found: ThopterDetail, now_ms: int) -> list[tuple[str, str]]:
     running = "running" if view.agent_running else "not running"
     box = [view.box_state, view.provider, view.isolation]
     repo = view.repo + (f", branch {view.branch}" if view.branch else "")
-    limits = ", ".join(f"{k} {v}" for k, v in found.limits.items())
+    limits = ", ".join(_limit(k, v) for k, v in found.limits.items())
     said = f"{view.last_message} ({ago(view.last_message_ms, now_ms)})" if view.last_message else ""
     return [
         ("Task", view.task or found.prompt),
@@ -187,6 +187,15 @@ def _facts(found: ThopterDetail, now_ms: int) -> list[tuple[str, str]]:
         ("Limits", limits),
         ("Model", found.model_endpoint),
     ]
+
+
+def _limit(name: str, value: Any) -> str:
+    """``memory 4 GiB`` for ``memory_bytes 4294967296``; 0 is no limit."""
+    size = isinstance(value, int) and not isinstance(value, bool) and name.endswith("_bytes")
+    label = name.removesuffix("_bytes") if size else name
+    if value == 0:
+        return f"{label} unlimited"
+    return f"{label} {value / (1 << 30):.3g} GiB" if size else f"{label} {value}"
 
 
 def _because(found: ThopterDetail, now_ms: int, columns: int, full: bool, colour: bool) -> list[str]:
