@@ -264,7 +264,9 @@ def listen_in(pid: int, start: int, ports: list[int]) -> dict[int, socket.socket
             os._exit(0)
     theirs.close()
     line = Line(ours)
-    report = line.wait() or {"error": "the helper was killed", "errno": 0}
+    report = line.wait()
+    if report is None:
+        report = {"error": "the helper was killed", "errno": 0}
     fds = line.take_fds()
     ours.close()
     if "error" in report:
