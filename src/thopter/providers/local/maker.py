@@ -258,6 +258,7 @@ class Maker:
         """End and remove everything of ``key``, made or half-made. Idempotent; the record goes last,
         so that a removal cut short is finished by the next one."""
         record = self.records.read(key)
+        failpoint.hit("destroy.begun")
         if record is not None:
             self._end_processes(record)
             failpoint.hit("destroy.killed")

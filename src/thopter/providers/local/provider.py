@@ -15,6 +15,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+from thopter.kit import failpoint
 from thopter.kit.paths import Paths, find_paths
 from thopter.kit.settings import Settings
 from thopter.kit.threads import finish
@@ -149,8 +150,10 @@ class LocalProvider:
                         await self._nursery.tell({"op": "drop", "group": birth.after.group})
                 await finish(self._maker.abandon, birth.after)
                 raise
+            failpoint.hit("ensure.asked")
             pid = int(born["pid"])
             record = self._maker.confirm(birth.record, pid, int(born["start"]))
+            failpoint.hit("ensure.confirmed")
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._first_words(spec.key, pid))
                 both.create_task(finish(self._maker.records.sync, spec.key))

@@ -1,0 +1,25 @@
+"""A hub's worth of provider in a process of its own, to be killed: make (and destroy) one box."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from thopter.kit.paths import Paths
+from thopter.model.sockets import BoxSpec
+from thopter.providers.local import LocalProvider
+
+
+async def main(state: Path, runtime: Path, what: str, key: str) -> None:
+    """``what``: ``ensure`` or ``destroy`` (of a box made before)."""
+    provider = LocalProvider(Paths(state, runtime, state))
+    await provider.start()
+    if what == "ensure":
+        await provider.ensure(BoxSpec(key=key, name="victim", golden="base", ports=(8401,)))
+    else:
+        await provider.destroy(key)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]))
