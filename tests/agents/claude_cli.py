@@ -12,6 +12,7 @@ import pytest
 
 # An older one that many still have, and the one that goes into golden boxes.
 VERSIONS = tuple(os.environ.get("THOPTER_TEST_CLAUDE_VERSIONS", "2.1.197,2.1.329").split(","))
+PINNED = VERSIONS[-1]
 _CACHE = Path(os.environ.get("THOPTER_TEST_CACHE") or Path.home() / ".cache" / "thopter-test")
 
 

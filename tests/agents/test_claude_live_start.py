@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from claude_cli import PINNED
 from claude_lab import TOKEN, Lab, bash, live, scenario, tool, versions
 from msgspec import structs
 
@@ -102,7 +103,7 @@ async def test_a_first_prompt_is_taken_literally(version: str, prompt: str) -> N
 
 @live
 async def test_a_first_prompt_that_means_quit_is_still_a_task() -> None:
-    async with Lab("2.1.329", scenario(), prompt="exit") as lab:
+    async with Lab(PINNED, scenario(), prompt="exit") as lab:
         lab.start()
         await lab.rest(1)
         assert lab.asked()[0].prompt == "The task, word for word: exit"
@@ -111,7 +112,7 @@ async def test_a_first_prompt_that_means_quit_is_still_a_task() -> None:
 @live
 async def test_a_prompt_too_long_for_an_argument_is_read_from_its_file() -> None:
     prompt = "a" * (PROMPT_MAX + 1)
-    async with Lab("2.1.329", scenario(), prompt=prompt) as lab:
+    async with Lab(PINNED, scenario(), prompt=prompt) as lab:
         file = lab.home / "prompt.txt"
         file.write_text(prompt)
         lab.start(lab.agent.launch(structs.replace(lab.ctx, prompt_file=str(file))))

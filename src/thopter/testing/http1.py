@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from types import TracebackType
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -162,10 +162,9 @@ class _Wire(asyncio.Protocol):
         )
 
     # -- for the handler
-    async def requests(self) -> AsyncIterator[tuple[Request, bool]]:
-        """Yield requests with "may the connection be kept", until the client is gone."""
-        while (request := await self._requests.get()) is not None:
-            yield request, request.headers.get("connection", "").lower() != "close"
+    async def next_request(self) -> Request | None:
+        """Wait for the next request; None when the client is gone."""
+        return await self._requests.get()
 
     async def write(self, data: bytes) -> None:
         """Write, waiting while the client does not read; :class:`Gone` when it left."""
@@ -231,7 +230,8 @@ class Server:
 
     async def _serve(self, wire: _Wire) -> None:
         try:
-            async for request, keep in wire.requests():
+            while (request := await wire.next_request()) is not None:
+                keep = request.headers.get("connection", "").lower() != "close"
                 reply = Reply(wire, head_only=request.method == "HEAD", keep_alive=keep)
                 await self._answer(request, reply)
                 if not (keep and reply.done):
