@@ -64,7 +64,7 @@ def judge(
     """Return the verdict at ``now``, whether it is wrong, and what would have been right."""
     state = said(fold(window, now))
     begin = now - allowance(delivery)
-    for away_from, away_to in life.away:
+    for away_from, away_to in sorted(life.away, key=lambda span: span[1], reverse=True):
         if away_from <= now and begin <= away_to:
             begin = min(begin, away_from - allowance(delivery))
     right = life.states(begin, now)

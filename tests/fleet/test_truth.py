@@ -139,7 +139,13 @@ def test_a_dialog_answered_in_the_terminal_is_known_by_the_status_alone() -> Non
         hook(Fact.PERMISSION_ASKED, 2, call="a"),
         said(Source.SCREEN, Fact.PERMISSION_ASKED, 2.05, 4),
     ]
-    assert state(*asked, status(Fact.BUSY, 20), now=21) == "working"
+    answered = [*asked, status(Fact.BUSY, 20)]
+    assert state(*answered, now=21) == "working"
+    # It stays answered whatever the status shows next, and whatever work comes in before its prompt.
+    assert state(*answered, status(Fact.IDLE, 30), now=31) == "working"
+    left = [*asked, status(Fact.IDLE, 20, seen=26)]
+    assert state(*left, now=26) == "waiting/turn_end"
+    assert state(*left, said(Source.TRANSCRIPT, Fact.ACTIVITY, 40, call="z"), now=40) == "working"
 
 
 def test_a_dialog_that_never_shows_in_the_status_is_not_closed_by_the_old_busy() -> None:

@@ -134,10 +134,7 @@ class _Turn:
         return next((a for a in asks if not self._answered(a)), None)
 
     def _answered(self, ask: Evidence) -> bool:
-        call, status = call_of(ask), self.status
-        moved_on = status is not None and status.fact is not Fact.IDLE and status.at_ms > ask.at_ms
-        if moved_on and ask.source is Source.SCREEN:
-            return True  # the status shows something else now; idle is for idle_state to judge
+        call = call_of(ask)
         for answer in self.life.all(Fact.ANSWERED):
             if answer.at_ms >= ask.at_ms and (not call or call_of(answer) in ("", call)):
                 return True
@@ -149,11 +146,22 @@ class _Turn:
             # With a call named, only that call's own use proves an answer: others run in parallel.
             if call_of(use) == call if call else not (use.data.get("side") or self._still_asks(use)):
                 return True
-        # A dialog that shows in the status shows as waiting; a status that began after the ask and
-        # still stands is no longer that. (A dialog that never shows there leaves the old one.)
-        if status is None or status.fact is not Fact.BUSY or not moved_on:
-            return False
-        return shown_until(status) > ask.at_ms + self.limits.settle_ms
+        return self._shown_closed(ask)
+
+    def _shown_closed(self, ask: Evidence) -> bool:
+        """A dialog that shows in the status shows as waiting; a status that began after the ask, and
+        stood, was no longer that. (A dialog that never shows there leaves the old status.)"""
+        in_status = ask.source is Source.SCREEN
+        later = [e for e in (self.life.last(Fact.BUSY), self.life.last(Fact.IDLE)) if e is not None]
+        for one in (e for e in later if e.at_ms > ask.at_ms):
+            if one.fact is Fact.IDLE:
+                stood = shown_until(one) > one.at_ms + self.limits.idle_ms
+            else:
+                stood = in_status or shown_until(one) > ask.at_ms + self.limits.settle_ms
+            if stood:
+                return True
+        status = self.status
+        return in_status and status is not None and status.fact in ASKS and status.at_ms > ask.at_ms
 
     def _still_asks(self, use: Evidence) -> bool:
         """The status was read well after this use, and the dialog of before was still open."""
