@@ -29,3 +29,10 @@ def own(root: Path) -> Iterator[HubProcess]:
     found = HubProcess(root)
     yield found
     found.end()
+
+
+@pytest.fixture(scope="module")
+def box(hub: HubProcess) -> str:
+    """The name of a thopter of that hub."""
+    assert hub.post("/v1/thopters", {"name": "box"}).status_code == 202
+    return "box"

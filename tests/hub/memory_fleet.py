@@ -240,6 +240,8 @@ class MemoryFleet:
         self._find(name)
         master, slave = os.openpty() if pty else (None, None)
         piped = slave if slave is not None else asyncio.subprocess.PIPE
+        if master is not None and pty is not None:
+            ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", *pty, 0, 0))
         given = piped if stdin or slave is not None else asyncio.subprocess.DEVNULL
         try:
             process = await asyncio.create_subprocess_exec(
@@ -251,8 +253,6 @@ class MemoryFleet:
             if slave is not None:
                 os.close(slave)
         session = Session(process, master, stdin)
-        if pty:
-            await session.resize(*pty)
         try:
             async with asyncio.TaskGroup() as group:
                 reading = group.create_task(session.read())

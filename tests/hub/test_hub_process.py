@@ -222,6 +222,22 @@ def test_another_process_of_the_same_user_can_not_read_the_hubs_memory(root: Pat
         hub.end()
 
 
+def test_the_hub_leaves_no_core_dump(own: HubProcess) -> None:
+    own.start()
+    limits = Path(f"/proc/{own.pid()}/limits").read_text()
+    line = next(line for line in limits.splitlines() if line.startswith("Max core file size"))
+    assert line.split()[4:6] == ["0", "0"]
+
+
+def test_a_state_folder_that_can_not_be_made_is_told(root: Path) -> None:
+    (root / "state").write_text("a file")
+    for broken in (HubProcess(root), HubProcess(root, THOPTER_STATE_DIR=f"{root}/state/below")):
+        process = broken.spawn()
+        _, err = process.communicate(timeout=BOUND)
+        assert process.returncode in (1, 5) and b"Traceback" not in err
+        assert err.startswith(b"thopter hub: ")
+
+
 def test_new_settings_are_read_on_sighup_and_bad_ones_change_nothing(own: HubProcess, root: Path) -> None:
     config = root / "config" / "thopter" / "config.toml"
     config.parent.mkdir(parents=True)

@@ -9,9 +9,12 @@ import secrets
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from thopter.kit.clock import Clock
 from thopter.model.errors import Refused
+
+if TYPE_CHECKING:
+    from thopter.kit.clock import Clock
 
 READ, OPERATE, ADMIN = "read", "operate", "admin"
 ALL_SCOPES = frozenset({READ, OPERATE, ADMIN})

@@ -16,7 +16,7 @@ from thopter.kit.clock import Clock
 from thopter.kit.paths import Paths
 from thopter.kit.settings import Settings
 from thopter.model.api import HubInfo
-from thopter.model.errors import HubUnreachable, ThopterError
+from thopter.model.errors import HubUnreachable, StorageFull, ThopterError
 from thopter.model.events import Event
 
 log = logging.getLogger("thopter.hub.life")
@@ -97,6 +97,9 @@ class Hub:
                 raise _not_yet("the hub is stopping")
             if inside.fleet.ready:
                 return
+            problem = (await inside.fleet.info()).problem
+            if problem:
+                raise HubUnreachable(f"the hub can't do this: {problem}")
         raise _not_yet("the hub is still recovering from its last end")
 
     @property
@@ -129,7 +132,7 @@ class Hub:
             self._made = inside
             await inside.start()
             self._feed = Feed(inside.events)
-            await inside.events.append([self._started_event()])
+            await self._record_start(inside)
         except ThopterError as error:
             self._fail(error)
             return
@@ -142,9 +145,13 @@ class Hub:
         log.info("inside is up after %d ms", self.clock.now_ms() - self.started_ms)
         await self._feed.run()
 
-    def _started_event(self) -> Event:
+    async def _record_start(self, inside: Composition) -> None:
         data = {"version": thopter.__version__, "pid": os.getpid(), "listeners": self.listeners}
-        return Event(kind="hub.started", at_ms=self.clock.now_ms(), data=data)
+        event = Event(kind="hub.started", at_ms=self.clock.now_ms(), data=data)
+        try:
+            await inside.events.append([event])
+        except StorageFull as error:  # the hub is needed just then, to make room
+            log.error("the start could not be recorded: %s", error.message)
 
     def _fail(self, error: ThopterError) -> None:
         log.error("the hub could not start: %s", error.message)

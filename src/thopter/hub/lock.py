@@ -6,6 +6,7 @@ stale file means nothing. The file's content only tells people who holds it.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from thopter.model.errors import Conflict, Refused
 
-_PATIENCE = 0.5  # a holder writes its pid right after it got the lock
+_PATIENCE = 2.0  # a holder writes its pid right after it got the lock
 
 
 class FileLock:
@@ -41,8 +42,9 @@ class FileLock:
     def sign(self) -> None:
         """Write this process's pid into the file, for people and for the loser of a race."""
         text = json.dumps({"pid": os.getpid()}) + "\n"
-        os.pwrite(self._fd, text.encode(), 0)
-        os.ftruncate(self._fd, len(text))
+        with contextlib.suppress(OSError):  # a full disk: the lock is held all the same
+            os.pwrite(self._fd, text.encode(), 0)
+            os.ftruncate(self._fd, len(text))
 
     def release(self) -> None:
         """Let go; the file stays, since removing it would let two holders pass each other."""

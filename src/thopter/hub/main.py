@@ -7,24 +7,27 @@ Exit codes: 0 it listens (background) or has stopped in good order (foreground);
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import os
 import stat
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from thopter.hub import logs, process
 from thopter.hub.auth import ALL_SCOPES, Throttle, Tokens, load_token, token_file
 from thopter.hub.doors import Door, UnixDoor, open_tcp
 from thopter.hub.lock import FileLock
-from thopter.hub.ports import Compose
 from thopter.kit import settings as kit_settings
-from thopter.kit.clock import SystemClock
 from thopter.kit.paths import Paths, find_paths, private_dir
 from thopter.kit.settings import Settings
 from thopter.model.errors import Refused, ThopterError
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from thopter.hub.ports import Compose
 
 log = logging.getLogger("thopter.hub.main")
 
@@ -39,6 +42,8 @@ def main(argv: Sequence[str] | None = None, load: Callable[[], Compose] | None =
         house = House(paths, settings, Path(options.socket) if options.socket else paths.hub_socket)
     except ThopterError as error:
         return _complain(error)
+    except OSError as error:
+        return _complain(ThopterError(f"{error.filename or 'the state folder'}: {error.strerror}"))
     if not options.foreground:
         process.detach(paths.state / "hub.err")
     return house.run(options.foreground, flags, load)
@@ -86,17 +91,19 @@ class House:
     def _open_tcp(self, listen: str) -> list[Door]:
         if not listen:
             return []
+        from thopter.kit.clock import SystemClock
+
         token = load_token(token_file(self.paths.state))
         logs.redact.hide(token)
         return [open_tcp(listen, Tokens({token: ALL_SCOPES}, Throttle(SystemClock())))]
 
     def run(self, foreground: bool, flags: dict[str, str], load: Callable[[], Compose] | None) -> int:
         """Serve until told to stop; always removes the socket and frees the locks."""
+        for lock in self._locks:
+            lock.sign()
         process.show_crashes()
         process.raise_file_limit()
         logs.set_up(self.paths.hub_log, str(self.settings.get("hub.log_level")), foreground)
-        for lock in self._locks:
-            lock.sign()
         try:
             return _serve(self, flags, load)
         except BaseException as error:
@@ -124,7 +131,9 @@ def _socket_dir(paths: Paths, socket_path: Path) -> None:
 
 
 def _serve(house: House, flags: dict[str, str], load: Callable[[], Compose] | None) -> int:
-    from thopter.hub.run import run_hub  # uvicorn and starlette: not before the sockets listen
+    import asyncio  # all that is slow to import waits until the sockets listen
+
+    from thopter.hub.run import run_hub
 
     factory = _loop_factory()
     with asyncio.Runner(loop_factory=factory) as runner:

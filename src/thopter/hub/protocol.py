@@ -28,6 +28,7 @@ IDLE_MAX = 512
 CONNECTIONS_MAX = 3000
 STALL_SECONDS = 30.0
 DROPPED_BYTES = 16 << 20
+PONG_BYTES = 2 << 20
 _WS_HEADERS, _WS_LINE = 100, 8000  # the WebSocket library takes 128 lines of 8,192 bytes
 HUNG_UP = "thopter.hung_up"
 _GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
@@ -235,7 +236,7 @@ class HubHttp(HttpToolsProtocol):
 
 class HubWebSocket(WebSocketsSansIOProtocol):
     """WebSocket that counts in the lobby, can tell that its peer hung up while reading is paused,
-    and reads nothing more from a peer that takes nothing (pings would pile up answers)."""
+    and keeps no heap of answers to pings."""
 
     def __init__(self, config: Config, server_state: ServerState, lobby: Lobby) -> None:
         super().__init__(config, server_state, {})
@@ -251,17 +252,12 @@ class HubWebSocket(WebSocketsSansIOProtocol):
         self._lobby.left(self)
         super().connection_lost(exc)
 
-    def pause_writing(self) -> None:
-        """The peer takes nothing for now."""
-        super().pause_writing()
-        if not self.read_paused:
-            self.transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        """It took enough."""
-        super().resume_writing()
-        if not self.read_paused and not self.transport.is_closing():
-            self.transport.resume_reading()
+    def handle_ping(self) -> None:
+        """Answer a ping; who sends many and takes no answers is cut off. (Not reading on instead
+        would hold up a client that sends while it does not read, which terminals allow.)"""
+        super().handle_ping()
+        if self.transport.get_write_buffer_size() > PONG_BYTES:
+            self.transport.abort()
 
     async def run_asgi(self) -> None:
         """Run the application, which finds :meth:`hung_up` among the scope's extensions."""
