@@ -12,7 +12,7 @@ from types import FrameType
 
 from thopter.kit.sanitize import Sanitizer
 from thopter.kit.terminal import RESET, TerminalFilter, raw_mode, size
-from thopter.mesh.execs import ROOM, Exec
+from thopter.mesh.execs import Exec
 from thopter.model.errors import HubUnreachable
 
 Sink = Callable[[bytes], None]
@@ -66,7 +66,7 @@ class Bridge:
             if command.ended is not None:
                 return False
             reading: list[int] = [self._wake_read, command.fileno()]
-            if self._stdin and command.pending < ROOM:
+            if self._stdin and command.room:
                 reading.append(0)
             ready, _, _ = select.select(reading, [command.fileno()] if command.pending else [], [])
             if self._wake_read in ready:
@@ -77,7 +77,7 @@ class Bridge:
 
     def _typed(self) -> bool:
         """Pass input on; True when it was the way out."""
-        data = os.read(0, _READ)
+        data = os.read(0, min(_READ, self._command.room))
         if not data:
             self._stdin = False
             self._command.eof()

@@ -11,7 +11,7 @@ import contextlib
 import select
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from thopter.mesh.http import connect as open_socket
 from thopter.model.api import ExecRequest
 from thopter.model.errors import BadInput, HubUnreachable, ThopterError, from_dict
 
-ROOM = 1 << 20  # bytes of input that may wait to be sent; more is not taken
+_FIRST = 64 << 10  # bytes of input that may go before the hub has said how much it keeps
 _PIECE = 64 << 10  # of input in one message
 _MESSAGE_MAX = 2 << 20
 _OPEN_SECONDS = 60.0  # a hub that has just started recovers first
@@ -50,7 +50,7 @@ class Exec:
     Simple use: :meth:`write`, :meth:`eof`, and iterate: ``(stream, data)`` (1 output, 2 errors)
     until it has ended; then :attr:`ended` says how. In a loop of one's own: wait for :meth:`fileno`
     to be readable (and writable while :attr:`pending`), call :meth:`move`, take from
-    :attr:`output`, give input by :meth:`give` while :attr:`pending` is under :data:`ROOM`.
+    :attr:`output`, and :meth:`give` at most :attr:`room` bytes of input.
 
     Not reading holds the command back. Errors: what the hub says (NotFound, NotNow, …), or
     HubUnreachable when the connection breaks; :meth:`close` before the end ends the command.
@@ -67,6 +67,8 @@ class Exec:
         self.output: deque[tuple[int, bytes]] = deque()
         self._protocol = ClientProtocol(parse_uri("ws://localhost" + target), max_size=_MESSAGE_MAX)
         self._out = bytearray()
+        self._window = _FIRST  # of input that the hub has not said to be taken
+        self._untaken = 0
         self._part: tuple[Opcode, list[bytes]] | None = None
         self._sock = open_socket(path, 10.0)
         try:
@@ -93,6 +95,12 @@ class Exec:
         """Bytes that wait to be sent."""
         return len(self._out)
 
+    @property
+    def room(self) -> int:
+        """Bytes of input that may be given now. The hub says what it takes, so that signals, sizes
+        and the end of input never wait behind input that nobody reads."""
+        return max(self._window - self._untaken, 0)
+
     def close(self) -> None:
         """Let go; a command that has not ended is ended by the hub."""
         self._sock.close()
@@ -101,6 +109,7 @@ class Exec:
         """Queue input. What comes after the command's end is dropped."""
         for at in range(0, len(data), _PIECE):
             self._protocol.send_binary(b"\0" + data[at : at + _PIECE])
+        self._untaken += len(data)
         self._collect()
 
     def eof(self) -> None:
@@ -131,18 +140,21 @@ class Exec:
             self._protocol.receive_data(data)
         else:
             self._protocol.receive_eof()
-        for frame in self._protocol.events_received():
-            if isinstance(frame, Frame) and self.ended is None:
-                self._take(frame)
+        self._take_all(self._protocol.events_received())
         self._collect()
         if not data and self.ended is None:
             raise HubUnreachable("the connection to the hub broke off; the command was ended")
 
     def write(self, data: bytes) -> None:
-        """Give input and wait until there is room for more; output that comes meanwhile is kept."""
-        self.give(data)
-        while self.ended is None and self.pending > ROOM:
-            self._wait()
+        """Give input, waiting for room; output that comes meanwhile is kept."""
+        at = 0
+        while at < len(data) and self.ended is None:
+            if self.room:
+                piece = data[at : at + self.room]
+                self.give(piece)
+                at += len(piece)
+            else:
+                self._wait()
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         while True:
@@ -163,6 +175,11 @@ class Exec:
     def _collect(self) -> None:
         for data in self._protocol.data_to_send():
             self._out += data
+
+    def _take_all(self, events: Sequence[object]) -> None:
+        for event in events:
+            if isinstance(event, Frame) and self.ended is None:
+                self._take(event)
 
     def _take(self, frame: Frame) -> None:
         """Put fragments together; what a message says is in its first byte or its JSON."""
@@ -187,6 +204,11 @@ class Exec:
         error = said.get("error")
         if isinstance(error, dict):
             raise from_dict(error)
+        started, taken = said.get("started"), said.get("taken")
+        if isinstance(started, dict) and isinstance(started.get("window"), int):
+            self._window = max(started["window"], 1)
+        if isinstance(taken, int):
+            self._untaken = max(self._untaken - taken, 0)
         for how in ("exit", "signal"):
             if isinstance(said.get(how), int):
                 self.ended = Ended("exit" if how == "exit" else "signal", said[how])
@@ -198,7 +220,7 @@ class Exec:
         try:
             self._sock.settimeout(_OPEN_SECONDS)
             self._sock.sendall(b"".join(self._protocol.data_to_send()))
-            while not self._protocol.events_received() and self._protocol.handshake_exc is None:
+            while not (events := self._protocol.events_received()) and self._protocol.handshake_exc is None:
                 self._sock.settimeout(max(until - time.monotonic(), 0.001))
                 data = self._sock.recv(65536)
                 self._protocol.receive_data(data) if data else self._protocol.receive_eof()
@@ -211,6 +233,7 @@ class Exec:
             raise _refusal(refusal.response.status_code, refusal.response.body)
         if refusal is not None:
             raise HubUnreachable(f"the hub opens no terminal: {refusal}")
+        self._take_all(events[1:])  # what came together with the end of the handshake
 
 
 def _refusal(status: int, body: bytes | bytearray | None) -> ThopterError:
