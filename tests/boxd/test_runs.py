@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BoxdProcess, run, until
 
+from conftest import BoxdProcess, run, until
 from thopter.boxd import procfs, wire
 from thopter.kit.channel import BoxLink
 from thopter.model.errors import BadInput, Conflict, NotFound, ProviderError
@@ -294,6 +294,7 @@ def test_a_box_started_anew_tells_the_ends_nobody_saw(folder: Any, start: Callab
             await link.run_start("r1", ["sleep", "1000"], ENV, "/tmp")
 
     run(first())
+    os.kill(boxd.boxd_pid(), signal.SIGSTOP)  # it sees nothing of what comes
     boxd.stop()
     os.rename(folder / "run", folder / "old-run")  # the run folder is in memory: gone after a restart
     again = start()

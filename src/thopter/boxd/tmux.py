@@ -18,6 +18,7 @@ _TARGET = re.compile(r"[A-Za-z0-9_@%:.=+$-]{1,100}")
 _KEY = re.compile(r"[\x21-\x7e]{1,32}")
 _TYPED = 4000  # bytes of one send-keys (a message to the tmux server is cut at 16 KiB)
 _MAX_PAUSE = 60_000
+_LEAVING = (b"server exited", b"lost server", b"no server running")
 _SCREEN = 700 << 10  # of a screen's JSON form
 _OPTIONS: Tuple[Tuple[str, ...], ...] = (
     ("-g", "history-limit", "50000"),
@@ -57,7 +58,15 @@ class Tmux:
         for option in _OPTIONS:
             words += [";", "set-option", *option]
         words += [";", "new-session", "-d", "-s", name, "-x", str(cols), "-y", str(rows)]
-        await self.must(*words, "-c", cwd, "--", "/bin/sh", script)
+        words += ["-c", cwd, "--", "/bin/sh", script]
+        for _ in range(5):
+            result = await self.run(*words)
+            if result.code == 0:
+                return
+            if not any(said in result.err for said in _LEAVING):
+                break
+            await sleep(self._box.loop, 0.1)  # the old server is just going away
+        raise failure(result)
 
     async def screen(self, target: str, history: int = 0) -> str:
         """The text of a pane; empty when it is not there."""
