@@ -235,7 +235,7 @@ def _before_turns(turn: _Turn, now_ms: int) -> Verdict:
     if status is not None and status.fact is Fact.BUSY:
         return Verdict(state=RunState.WORKING, since_ms=status.at_ms, because=(status,))
     prompted = None if launched is None else launched.data.get("prompt")
-    if status is not None and status.fact is Fact.IDLE and _at_prompt(turn, status, begun, prompted is False):
+    if status is not None and status.fact is Fact.IDLE and _at_prompt(turn, status, begun, prompted):
         problem = "launched with a prompt, but no turn was seen" if prompted else ""
         verdict = _waiting(WaitReason.TURN_END, _at(life.last(Fact.SESSION_STARTED), status), status)
         return structs.replace(verdict, problem=problem)
@@ -247,12 +247,13 @@ def _before_turns(turn: _Turn, now_ms: int) -> Verdict:
     return Verdict(state=RunState.STARTING, since_ms=begun.at_ms, because=because)
 
 
-def _at_prompt(turn: _Turn, idle: Evidence, begun: Evidence | None, no_prompt: bool) -> bool:
-    """A fresh agent is idle for a moment before its prompt goes in; later, idle means waiting."""
+def _at_prompt(turn: _Turn, idle: Evidence, begun: Evidence | None, prompted: object) -> bool:
+    """Idle before any turn was seen. With a prompt on its way that is the moment before it goes in
+    (however long a busy machine takes for it), unless the status was busy in between."""
     busy = turn.life.last(Fact.BUSY)
-    if no_prompt or begun is None or (busy is not None and busy.at_ms <= idle.at_ms):
+    if prompted is False or begun is None or (busy is not None and busy.at_ms <= idle.at_ms):
         return True
-    return shown_until(idle) > begun.at_ms + turn.limits.busy_ms
+    return prompted is not True and shown_until(idle) > begun.at_ms + turn.limits.busy_ms
 
 
 def _asking(ask: Evidence) -> Verdict:
