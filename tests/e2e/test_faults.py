@@ -35,13 +35,23 @@ PLACES = ("before", "after", "recorded")
 
 
 @pytest.fixture(scope="module")
-def shaken() -> Iterator[Lab]:
+def _shaken() -> Iterator[Lab]:
     with lab(SCENARIO) as made:
         made.repo("proj")
         made.run("run", "-d", "--repo", "proj", "--name", "warm", "script:hello", timeout=300)
         made.rest("warm")
         made.run("destroy", "--yes", "warm")
         yield made
+
+
+@pytest.fixture
+def shaken(_shaken: Lab) -> Iterator[Lab]:
+    """The lab with nothing in it, whatever an earlier test left."""
+    yield _shaken
+    _shaken.run("hub", "start", check=False)
+    names = [v["name"] for v in _shaken.json("status")]
+    if names:
+        _shaken.run("destroy", "--yes", *names, check=False)
 
 
 def _dies_at(made: Lab, point: str, *argv: str) -> None:
