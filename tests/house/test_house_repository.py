@@ -86,3 +86,10 @@ def test_changes_are_fragments_of_the_right_form() -> None:
         text = path.read_text("utf-8").strip()
         assert 0 < len(text) <= 600, f"{path.name}: one short paragraph for users"
         assert not text.startswith("#"), f"{path.name}: no headings, fragments are joined"
+
+
+def test_no_two_test_files_share_a_name() -> None:
+    """Pytest imports test files and their helpers by bare name; two of one name stop the whole run."""
+    files = [p for p in tracked() if p.suffix == ".py" and p.is_relative_to(ROOT / "tests")]
+    names = [p.name for p in files if p.name != "conftest.py"]
+    assert sorted({n for n in names if names.count(n) > 1}) == []
