@@ -186,9 +186,9 @@ def _ask(app: App, call: Callable[[], Accepted]) -> Accepted:
 
 def _follow(app: App, accepted: Accepted, *, peek: bool) -> FlowView:
     """Follow the flow to its end, then ``peek`` at the conversation. Ctrl-C leaves it alone, exit 0."""
-    steps = Steps(app)
-    app.say(f"{one_line(accepted.name)}:")
     try:
+        steps = Steps(app)
+        app.say(f"{one_line(accepted.name)}:")
         view = follow(app.hub, accepted.flow, steps)
         app.say(f"  up in {took(steps.seconds * 1000)}")
         if peek:
