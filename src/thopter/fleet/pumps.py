@@ -218,6 +218,7 @@ def _entry_events(live: LiveBox, entries: list[Entry]) -> list[Event]:
 
 
 def remember_words(live: LiveBox, entries: list[Entry]) -> None:
+    """Keep the newest words of the conversation, for the one-line view."""
     for e in entries:
         if e.role in (Role.ASSISTANT, Role.USER) and not e.sidechain and e.at_ms >= live.last_message_ms:
             live.last_message, live.last_message_ms = e.summary, e.at_ms
