@@ -31,7 +31,7 @@ def tries(path):
 WRITE_EVERYTHING = """
 open("/tmp/control", "w").close()
 seen, found = 0, []
-paths = ["/tmp/control", "/proc/sysrq-trigger", "/proc/kcore", "/proc/kmsg", "/proc/1/mem", "/proc/2/mem"]
+paths = ["/tmp/control", "/proc/sysrq-trigger", "/proc/kcore", "/proc/kmsg"]
 for top in ("/proc/sys", "/sys", "/proc/irq", "/proc/bus", "/proc/fs", "/proc/acpi"):
     for folder, _, names in os.walk(top):
         paths += [folder + "/" + name for name in names]
@@ -222,6 +222,7 @@ def test_a_box_sees_its_own_processes_only(lab: Lab, one: BoxHandle) -> None:
     assert (sees_itself, can_signal_itself, can_signal_us) == (True, True, False)
 
 
+@pytest.mark.root  # an ordinary user's box must stay enterable from outside, so it is dumpable
 def test_boxd_is_out_of_reach_of_a_debugger_though_debuggers_work(lab: Lab, one: BoxHandle) -> None:
     probe = """
     import ctypes, errno, json, os, subprocess

@@ -258,7 +258,8 @@ def find(family: str, root: bool, mountinfo: str = "/proc/self/mountinfo") -> Cg
             continue
         place = f"{parent}/{family}"
         try:
-            os.makedirs(place, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(place)
             usable = _enable(parent, place) if version == 2 else controllers & {*_WANTED, "freezer"}
         except OSError:
             continue
