@@ -72,7 +72,7 @@ class HubHttp(HttpToolsProtocol):
     def __init__(self, config: Config, server_state: ServerState, lobby: Lobby) -> None:
         super().__init__(config, server_state, {})
         self._lobby = lobby
-        self._in_head = True
+        self._in_head = False  # between the first byte of a head and its last
         self._heads = 0
         self._head_bytes = 0
         self._dropped = 0
@@ -97,9 +97,11 @@ class HubHttp(HttpToolsProtocol):
         """Bytes came; a head that does not end is cut off."""
         if self.transport.is_closing():
             return
-        head = self._heads if self._in_head else -1
+        inside, heads = self._in_head, self._heads
+        between = not inside and (self.cycle is None or not self.cycle.more_body)
         super().data_received(data)
-        if self._in_head and head == self._heads:  # all of it belonged to one and the same head
+        same_head = (inside and self._heads == heads) or (between and self._heads == heads + 1)
+        if self._in_head and same_head:  # then all of the data belonged to it
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
                 self._refuse(_too_large())
@@ -107,6 +109,7 @@ class HubHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A head begins."""
         super().on_message_begin()
+        self._in_head = True
         self._heads += 1
         self._expect_head()
 
@@ -177,7 +180,6 @@ class HubHttp(HttpToolsProtocol):
         self._stall_timer = self.loop.call_later(STALL_SECONDS, look)
 
     def _expect_head(self) -> None:
-        self._in_head = True
         self._head_bytes = 0
         self._cancel_head_timer()
         self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_late)
