@@ -7,6 +7,7 @@ blocks are in use a hub knows from its records.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 from collections.abc import Iterable
@@ -78,21 +79,18 @@ class Ranges:
             return ""
 
     def _claim(self, block: int) -> bool:
-        path = self._registry / str(block)
-        owner = self._owner(block)
-        if owner and os.path.isdir(owner):
-            return False
-        temp = self._registry / f".{block}.{os.getpid()}"
-        temp.write_text(str(self._state))
+        lock = os.open(self._registry / ".lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            if path.exists():
-                path.unlink(missing_ok=True)  # its hub's folder is gone; two rescuers race at the link
-            os.link(temp, path)
-        except FileExistsError:
-            return False
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            owner = self._owner(block)
+            if owner and os.path.isdir(owner):
+                return False
+            temp = self._registry / f".{block}"
+            temp.write_text(str(self._state))
+            temp.rename(self._registry / str(block))
+            return True
         finally:
-            temp.unlink()
-        return self._owner(block) == str(self._state)
+            os.close(lock)
 
 
 def _foreign_ranges() -> list[tuple[int, int]]:
