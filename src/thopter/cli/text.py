@@ -78,13 +78,17 @@ def fit(text: str, columns: int) -> str:
         return text
     if columns <= 1:
         return "…"[:columns]
-    out, used = "", 0
-    for ch in text:
-        w = width(ch)
-        if used + w > columns - 1:
-            break
-        out, used = out + ch, used + w
-    return out.rstrip() + "…"
+    return _head(text, columns - 1).rstrip() + "…"
+
+
+def _head(text: str, columns: int) -> str:
+    """The longest beginning of ``text`` that fits."""
+    used = 0
+    for at, ch in enumerate(text):
+        used += width(ch)
+        if used > columns:
+            return text[:at]
+    return text
 
 
 def pad(text: str, columns: int) -> str:
@@ -110,10 +114,10 @@ def wrap(text: str, columns: int, indent: str = "") -> list[str]:
         line = ""
         for word in paragraph.split(" "):
             while width(word) > room:  # a word longer than the line is cut
-                head = fit(word, room + 1)[:-1] if width(word) > room + 1 else word[:room]
                 if line:
                     lines.append(indent + line)
                     line = ""
+                head = _head(word, room)
                 lines.append(indent + head)
                 word = word[len(head) :]
             if line and width(line) + 1 + width(word) > room:
