@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
 from thopter.kit import failpoint
@@ -139,7 +138,7 @@ class Maker:
         golden = golden or self.shelf.resolve(spec.golden)
         spare, after = self.spares.take(mode)
         record = Record(
-            key=spec.key, name=spec.name, phase="creating", isolation=mode.isolation, golden=golden,
+            key=spec.key, name=spec.name, isolation=mode.isolation, golden=golden,
             created_ms=now_ms(), group=spare.group, base=spare.base,
             count=mode.count, ports=spec.ports, tags=dict(spec.tags), limits=spec.limits, hook_token=token,
         )  # fmt: skip
@@ -212,9 +211,7 @@ class Maker:
 
     def confirm(self, record: Record, pid: int, start: int) -> Record:
         """The box lives: say so in its record (the caller makes it durable)."""
-        made = msgspec.structs.replace(record, phase="made", pid=pid, start=start, boot=procs.boot_id())
-        self.records.write(made)
-        return made
+        return self.records.made(record, pid, start, procs.boot_id())
 
     def last_log_line(self, pid: int) -> str:
         """What boxd logged last, in a box in which nothing but boxd has run yet."""
@@ -234,7 +231,7 @@ class Maker:
 
     def state(self, record: Record) -> BoxState:
         """What the box is now, as the kernel says."""
-        if record.phase != "made":
+        if not record.complete:
             return BoxState.CREATING
         if not self.alive(record):
             return BoxState.LOST

@@ -127,8 +127,8 @@ class LocalProvider:
         """Make the box and wait until its boxd answers, or return the one there is."""
         check_key(spec.key)
         async with self._lock(spec.key):
-            record = await finish(self._maker.records.read, spec.key)
-            if record is not None and record.phase == "made":
+            record = self._maker.records.read(spec.key)
+            if record is not None and record.complete:
                 return self._handle(record)
             if record is not None:
                 await finish(self._maker.remove, spec.key)
@@ -195,7 +195,7 @@ class LocalProvider:
     async def channel(self, key: str) -> Stream:
         """A stream to the box's boxd."""
         record = await finish(self._require, key)
-        if record.phase != "made":
+        if not record.complete:
             raise NotNow(f"box {key} is still being created")
         try:
             return await hello.connect(self._maker.socket_path(key))

@@ -1,7 +1,10 @@
-"""What the provider writes down about each box, before it makes anything: ``boxes/<key>/box.json``.
+"""What the provider writes down about each box, before it makes anything: ``boxes/<key>/box.json``,
+and once the box lives its first process in ``boxes/<key>/made.json``.
 
-A record in phase ``creating`` means a creation that was never finished: whatever exists of it is
-removed. A bad file is reported as a leak by its folder, never guessed at.
+A record in phase ``creating`` (no second file) means a creation that was never finished: whatever
+exists of it is removed. A bad file is reported as a leak by its folder, never guessed at.
+
+Two files, because replacing one by rename makes ext4 write it out at once (1 ms and more).
 """
 
 from __future__ import annotations
@@ -52,7 +55,6 @@ class Record(Struct, frozen=True, kw_only=True):
 
     key: str
     name: str
-    phase: str  # creating, made
     isolation: Isolation
     golden: str
     created_ms: int
@@ -67,6 +69,19 @@ class Record(Struct, frozen=True, kw_only=True):
     start: int = 0
     boot: str = ""
 
+    @property
+    def complete(self) -> bool:
+        """True when it was made (it may have died since), False when its making was cut off."""
+        return self.pid > 0
+
+
+class _Made(Struct, frozen=True, kw_only=True):
+    """What ``made.json`` says."""
+
+    pid: int
+    start: int
+    boot: str
+
 
 class Records:
     """The records of one state folder. Blocking, small files; nothing is cached."""
@@ -75,12 +90,17 @@ class Records:
         self.folder = folder
 
     def read(self, key: str) -> Record | None:
-        """The record of ``key``; None when there is none (or it can't be read, see :meth:`broken`)."""
+        """The record of ``key``; None when there is none or it can't be read."""
+        folder = self.folder / key
         try:
-            raw = (self.folder / key / "box.json").read_bytes()
-            return msgspec.json.decode(raw, type=Record)
+            record = msgspec.json.decode((folder / "box.json").read_bytes(), type=Record)
         except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
             return None
+        try:
+            made = msgspec.json.decode((folder / "made.json").read_bytes(), type=_Made)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return record
+        return msgspec.structs.replace(record, pid=made.pid, start=made.start, boot=made.boot)
 
     def keys(self) -> list[str]:
         """Every key that has a folder, readable or not."""
@@ -94,21 +114,29 @@ class Records:
         return [r for r in (self.read(key) for key in self.keys()) if r is not None]
 
     def write(self, record: Record) -> None:
-        """Write it, replacing what was there; survives kill -9, and a power cut after :meth:`sync`."""
-        folder = self.folder / record.key
+        """Write that a box is about to be made. Survives kill -9, and a power cut after :meth:`sync`."""
         with contextlib.suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
-        temp = folder / "box.json.new"
-        fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            os.mkdir(self.folder / record.key, 0o700)
+        self._put(record.key, "box.json", record)
+
+    def made(self, record: Record, pid: int, start: int, boot: str) -> Record:
+        """Write that it lives, with its first process; returns the record as it is now."""
+        self._put(record.key, "made.json", _Made(pid=pid, start=start, boot=boot))
+        return msgspec.structs.replace(record, pid=pid, start=start, boot=boot)
+
+    def _put(self, key: str, name: str, content: Struct) -> None:
+        path = f"{self.folder}/{key}/{name}"
+        fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, msgspec.json.encode(record))
+            os.write(fd, msgspec.json.encode(content))
         finally:
             os.close(fd)
-        temp.rename(folder / "box.json")
+        os.rename(path + ".new", path)
 
     def sync(self, key: str) -> None:
-        """On the disk, name and content, when this returns."""
-        for path in (self.folder / key / "box.json", self.folder / key, self.folder):
+        """On the disk, names and contents, when this returns."""
+        folder = self.folder / key
+        for path in (folder / "box.json", folder / "made.json", folder, self.folder):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 os.fsync(fd)
@@ -118,7 +146,7 @@ class Records:
     def remove(self, key: str) -> None:
         """Forget ``key``. Gone already = success."""
         folder = self.folder / key
-        for name in ("box.json.new", "box.json"):
+        for name in ("made.json.new", "made.json", "box.json.new", "box.json"):
             (folder / name).unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):
             folder.rmdir()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from thopter.kit.paths import private_dir
@@ -32,6 +32,7 @@ class Ranges:
         self._lock = threading.Lock()
         self._taken: set[int] = set()
         self._reserved = _foreign_ranges()
+        self._ours: list[int] | None = None
 
     def know(self, used: Iterable[int]) -> None:
         """Take note of bases that boxes have already."""
@@ -41,14 +42,25 @@ class Ranges:
     def take(self) -> int:
         """Return a base that no box has and nobody was given."""
         with self._lock:
-            private_dir(self._registry)
-            for block in self._blocks():
-                for slot in range(_PER_BLOCK):
-                    base = FIRST + (block * _PER_BLOCK + slot) * SIZE
-                    if base not in self._taken and not self._clash(base):
-                        self._taken.add(base)
+            if self._ours is None:
+                private_dir(self._registry)
+                self._ours = [b for b in range(_BLOCKS) if self._owner(b) == str(self._state)]
+            for base in self._bases(self._ours):
+                return base
+            for block in range(_BLOCKS):
+                if block not in self._ours and self._claim(block):
+                    self._ours.append(block)
+                    for base in self._bases([block]):
                         return base
         raise Refused("all ranges of user ids for boxes are in use on this machine")
+
+    def _bases(self, blocks: Iterable[int]) -> Iterator[int]:
+        for block in blocks:
+            for slot in range(_PER_BLOCK):
+                base = FIRST + (block * _PER_BLOCK + slot) * SIZE
+                if base not in self._taken and not self._clash(base):
+                    self._taken.add(base)
+                    yield base
 
     def give_back(self, base: int) -> None:
         """The box is gone and so are its files."""
@@ -60,17 +72,10 @@ class Ranges:
         for block in range(_BLOCKS):
             if self._owner(block) == str(self._state):
                 (self._registry / str(block)).unlink(missing_ok=True)
+        self._ours = None
 
     def _clash(self, base: int) -> bool:
         return any(first < base + SIZE and base < first + count for first, count in self._reserved)
-
-    def _blocks(self) -> Iterable[int]:
-        """Our blocks, then as many more as are asked for."""
-        ours = [b for b in range(_BLOCKS) if self._owner(b) == str(self._state)]
-        yield from ours
-        for block in range(_BLOCKS):
-            if block not in ours and self._claim(block):
-                yield block
 
     def _owner(self, block: int) -> str:
         try:
