@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 from claude_lab import SLEEP, Lab, bash, live, scenario, tool, versions
 
@@ -78,7 +81,7 @@ async def test_an_interrupt_stops_the_speech_and_leaves_an_empty_prompt(version:
 
 @versions
 @live
-async def test_an_interrupt_before_any_answer_does_not_leave_the_old_words_in_the_prompt(
+async def test_an_interrupt_before_any_answer_leaves_its_mark_and_no_words_in_the_prompt(
     version: str,
 ) -> None:
     words = "script:silent\n" + "\n".join(f"line {n} of a longer task" for n in range(20))
@@ -90,8 +93,9 @@ async def test_an_interrupt_before_any_answer_does_not_leave_the_old_words_in_th
         await lab.until("busy", lambda: busy(lab))
         await lab.press(lab.agent.interrupt())
         await lab.until("idle", lambda: lab.status() is Fact.IDLE)
-        await lab.until("an empty prompt", lambda: lab.input_line() == "")
-        lab.model.scenario = scenario()
+        await lab.until("the mark in the transcript", lambda: lab.told(Fact.INTERRUPTED))
+        assert lab.input_line() == ""
+        lab.model.scenario = scenario({"name": "silent", "turns": [{"say": "brief"}]})
         await lab.say("something else")
         await lab.rest(1)
         assert lab.asked()[-1].prompt == "something else"
@@ -109,6 +113,22 @@ async def test_an_interrupt_ends_a_tool(version: str) -> None:
         results = [e for e in lab.entries() if e.role is Role.TOOL_RESULT]
         assert len(results) == 1
         assert results[0].is_error
+
+
+@versions
+@live
+async def test_an_interrupt_reaches_an_agent_that_is_too_busy_to_read_at_once(version: str) -> None:
+    async with Lab(version, scenario(STREAM), prompt="script:stream go") as lab:
+        lab.start()
+        await lab.until("the speech", lambda: "word word" in lab.screen())
+        agent = int(lab.pane("#{pane_pid}"))
+        os.kill(agent, signal.SIGSTOP)
+        try:
+            await lab.press(lab.agent.interrupt())
+        finally:
+            os.kill(agent, signal.SIGCONT)
+        await lab.until("idle", lambda: lab.status() is Fact.IDLE)
+        assert lab.input_line() == ""
 
 
 @versions

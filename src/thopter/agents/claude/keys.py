@@ -15,12 +15,14 @@ _CHUNK = 500  # 2.1.329 takes more than 800 characters at once for a paste
 # An escape sequence cuts a burst of input in two, however late it is read; at the end of the line,
 # where the cursor is, this key does nothing.
 _CUT = "End"
+# Escape in its unambiguous form (CSI u). The bare byte, read late together with what follows it, is
+# taken for Alt and that key, and the interrupt is lost.
+_ESCAPE = "\x1b[27u"
 _CLEAR = ("C-u", _CUT)  # deletes to the beginning of the line; there, the line break before it
 
 
-def _clear(lines: int) -> Keys:
-    """Empty the input line of what a person has half typed, or what an interrupt put back."""
-    return Keys(keys=_CLEAR * (2 * lines), pause_ms=50)
+# Empties the input line of up to 40 lines that a person has half typed.
+_EMPTY = Keys(keys=_CLEAR * 80, pause_ms=50)
 
 
 def _typed(text: str) -> list[Keys]:
@@ -53,11 +55,15 @@ def say(text: str) -> tuple[Keys, ...]:
         )
     enter = Keys(keys=("Enter",), pause_ms=300)  # 2.1.197 loses what follows faster than that
     if len(words) <= TYPED_MAX and words.count("\n") < TYPED_LINES:
-        return (_clear(40), *_typed(words), enter)
-    return (_clear(40), Keys(paste=words, pause_ms=500), Keys(keys=(_CUT,), pause_ms=100), enter)
+        return (_EMPTY, *_typed(words), enter)
+    return (_EMPTY, Keys(paste=words, pause_ms=500), Keys(keys=(_CUT,), pause_ms=100), enter)
 
 
 def interrupt() -> tuple[Keys, ...]:
-    """Stop the present turn. A prompt that had got no answer yet comes back into the input line and
-    is deleted there. Messages queued before are taken up by the agent, as after any turn."""
-    return (Keys(keys=("Escape",), pause_ms=600), _clear(350))
+    """Stop the present turn and leave an empty prompt; at an idle agent it does nothing.
+
+    The space first: with an empty input line two Escapes in a row open the rewind dialog, and one
+    before any answer takes the prompt back into the line with no trace in the transcript. Messages
+    that were queued are taken up by the agent next, as after any turn.
+    """
+    return (Keys(text=" ", pause_ms=150), Keys(text=_ESCAPE, pause_ms=600), _EMPTY)
