@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hub_support import BOUND, HubProcess, Raw, hub_process, hung_up, rss_kib, short_folder, wait_for
 
+from thopter.hub import feed as feed_module
 from thopter.hub.api import events as events_api
 from thopter.hub.feed import CHUNK_BYTES, Feed, encode_event
 from thopter.model.events import Event
@@ -269,6 +270,30 @@ async def _run_feed(root: Path, size: int, count: int, listeners: int) -> None:
 def test_what_falls_out_of_memory_is_read_from_the_store(root: Path, size: int, count: int) -> None:
     """More events than the feed keeps, by number and by size, with and without a filter."""
     asyncio.run(_run_feed(root, size, count, 10))
+
+
+def test_who_comes_after_the_oldest_fell_out_of_memory_misses_nothing(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The feed keeps following for another listener: what it dropped must not be skipped."""
+    monkeypatch.setattr(feed_module, "_KEEP", 20)
+
+    async def run() -> None:
+        store = await Store.open(root / "hub.db")
+        feed = Feed(store.events)
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(feed.run())
+            with feed.listening():
+                for n in range(10):
+                    await store.events.append([Event(kind="note", at_ms=n)] * 10)
+                    async with asyncio.timeout(BOUND):
+                        await feed.wait(n * 10 + 9)
+                assert await _follow(feed, 0, EventFilter(), 100) == list(range(1, 101))
+                assert await _follow(feed, 50, EventFilter(), 100) == list(range(51, 101))
+            running.cancel()
+        await store.close()
+
+    asyncio.run(run())
 
 
 def test_an_event_larger_than_a_chunk_goes_through_alone(root: Path) -> None:
