@@ -173,8 +173,12 @@ class Runs:
         return dict(run.end)
 
     def _family(self, run: Run) -> Dict[int, int]:
-        """What the agent started, by parentage and by the variable that marks it: pid → start."""
+        """What the agent started, by parentage and by the variable that marks it: pid → start.
+
+        Only among the descendants of our init: without a pid namespace others' processes are seen.
+        """
         marked = procfs.with_variable(b"THOPTER_RUN=" + run.name.encode("ascii"))
+        marked &= procfs.descendants([os.getppid()])
         pids = (procfs.descendants([run.pid]) | marked) - {run.pid}
         return {s.pid: s.started for s in (procfs.stat(pid) for pid in pids) if s is not None}
 
