@@ -41,11 +41,22 @@ def shared() -> Iterator[Cli]:
 
 
 def end(cli: Cli) -> None:
-    """End the hub and what outlives one (gateways, zygote): everything that names our folder."""
+    """End the hub and what outlives one: processes that name our folder, and mounts below it."""
     for pid in ours(cli):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     wait_for(lambda: not ours(cli))
+    for place in mounts(cli):
+        subprocess.run(["umount", place], check=True)
+    assert mounts(cli) == []
+
+
+def mounts(cli: Cli) -> list[str]:
+    """Mount points below this test's folder, the innermost first."""
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    return sorted(
+        (p for p in (line.split()[1] for line in lines) if p.startswith(f"{cli.root}/")), reverse=True
+    )
 
 
 def ours(cli: Cli) -> list[int]:
