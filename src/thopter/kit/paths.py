@@ -88,6 +88,10 @@ def private_dir(path: Path) -> Path:
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise Refused(f"{path} is not a folder of this user", hint="remove it or set THOPTER_RUNTIME_DIR")
+    if found.st_mode & (stat.S_ISVTX | stat.S_IWGRP | stat.S_IWOTH):
+        raise Refused(
+            f"{path} is a folder that others write to", hint="name a folder of thopter's own, not a shared one"
+        )
     if stat.S_IMODE(found.st_mode) & 0o077:
         path.chmod(0o700)
     return path
