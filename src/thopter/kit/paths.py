@@ -90,7 +90,7 @@ def private_dir(path: Path) -> Path:
         raise Refused(f"{path} is not a folder of this user", hint="remove it or set THOPTER_RUNTIME_DIR")
     if found.st_mode & (stat.S_ISVTX | stat.S_IWGRP | stat.S_IWOTH):
         raise Refused(
-            f"{path} is a folder that others write to", hint="name a folder of thopter's own, not a shared one"
+            f"{path} is a folder that others write to", hint="name one of thopter's own, not a shared one"
         )
     if stat.S_IMODE(found.st_mode) & 0o077:
         path.chmod(0o700)
