@@ -1,6 +1,6 @@
 """Text made safe for Claude Code's prompt, changed as little as can be: it must stay plain words.
 
-What is changed and why, with the measurements: docs/decisions/0003-driving-claude-code.md.
+What is changed and why, with the measurements: docs/decisions/0005-driving-claude-code.md.
 """
 
 from __future__ import annotations

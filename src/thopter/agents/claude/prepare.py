@@ -1,6 +1,6 @@
 """Files that make Claude Code come up in a fresh box with no question asked, hooks included.
 
-Facts and the versions they were measured on: docs/decisions/0003-driving-claude-code.md.
+Facts and the versions they were measured on: docs/decisions/0005-driving-claude-code.md.
 """
 
 from __future__ import annotations
