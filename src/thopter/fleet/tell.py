@@ -10,7 +10,7 @@ from thopter.kit.channel import BoxLink
 from thopter.model.api import TellRequest, TellResult
 from thopter.model.errors import BadInput, NotNow, TimedOut
 from thopter.model.evidence import Fact
-from thopter.model.nouns import RunState
+from thopter.model.nouns import RunState, WaitReason
 from thopter.model.sockets import Keys, Reading
 
 PANE = "agent:0.0"
@@ -19,8 +19,9 @@ _INTERRUPT_WAIT_S = 5.0
 
 
 def _bare(text: str) -> str:
-    """What survives any terminal: the words, without white space (editors re-wrap and trim)."""
-    return re.sub(r"\s+", "", text)
+    """What survives any terminal: the words, without white space (editors re-wrap and trim) and
+    without the blank that keeps a slash from being a command."""
+    return re.sub(r"[\s\u2800]+", "", text)
 
 
 def check_text(text: str) -> str:
@@ -53,6 +54,15 @@ async def press(link: BoxLink, steps: tuple[Keys, ...]) -> None:
         for s in steps
     ]
     await link.tmux_keys(PANE, wire)
+
+
+def _no_dialog(live: LiveBox) -> None:
+    """Words typed at an open dialog would be taken for its answer."""
+    if live.verdict.reason in (WaitReason.PERMISSION, WaitReason.QUESTION):
+        raise NotNow(
+            f"{live.box.name} asks for a {live.verdict.reason} and takes no message now",
+            hint=f"answer it with 'thopter attach {live.box.name}', or interrupt it first: 'thopter tell -i'",
+        )
 
 
 def _must_listen(live: LiveBox) -> None:
@@ -90,8 +100,11 @@ async def tell(live: LiveBox, req: TellRequest) -> TellResult:
     check_text(req.text)
     _must_listen(live)
     assert live.agent is not None  # checked above
+    if not req.interrupt:
+        _no_dialog(live)
     steps = live.agent.say(req.text)
-    want = _bare(req.text)
+    want = _bare("".join(step.text or step.paste for step in steps))
+    busy = live.verdict.state is RunState.WORKING  # then what the agent says it has, it has queued
     got: asyncio.Future[Reading] = asyncio.get_running_loop().create_future()
 
     def look(reading: Reading) -> None:
@@ -115,7 +128,8 @@ async def tell(live: LiveBox, req: TellRequest) -> TellResult:
             stop()
     ms = (live.deps.clock.monotonic() - began) * 1000
     how = reading.evidence[0].detail if reading.evidence else ""
-    return TellResult(receipt=reading.receipt_kind or "taken", evidence=how, ms=ms)
+    kind = reading.receipt_kind or ("queued" if busy and not req.interrupt else "taken")
+    return TellResult(receipt=kind, evidence=how, ms=ms)
 
 
 async def _no_receipt(live: LiveBox, link: BoxLink) -> TimedOut:
