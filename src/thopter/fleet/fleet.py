@@ -43,6 +43,7 @@ from thopter.store.events import EventFilter
 log = logging.getLogger(__name__)
 
 _PATIENCE_S = 2.0  # a hub that has just started is asked again only after it has looked around
+_SETTLE_S = 20.0  # looking for leftovers makes sense only when recovery has swept
 _LOG_KINDS = ("run.created", "run.state", "run.told", "box.state", "flow.step", "note")
 
 
@@ -295,6 +296,7 @@ class Fleet:
 
     async def doctor(self) -> list[Check]:
         """The hub's own checks."""
+        await self._crew.settled(_SETTLE_S)
         return await doctor(self.deps)
 
     async def _known(self) -> frozenset[str]:
@@ -302,6 +304,7 @@ class Fleet:
 
     async def leaks(self) -> list[Leak]:
         """What providers made that no record accounts for."""
+        await self._crew.settled(_SETTLE_S)
         known = await self._known()
         return [leak for p in self.deps.providers.values() for leak in await p.leaks(known)]
 

@@ -40,6 +40,7 @@ class Shelf:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._making: set[str] = set()  # builds under way in this process
 
     def resolve(self, name: str) -> str:
         """The digest that ``name`` means now; NotFound when there is none."""
@@ -63,6 +64,7 @@ class Shelf:
     def new(self) -> Path:
         """A fresh folder to build in; anything left of an earlier build is found by :meth:`unused`."""
         path = self.folder / f".build-{secrets.token_hex(6)}"
+        self._making.add(path.name)  # so that no sweep of ours takes it away meanwhile
         path.mkdir(mode=0o755)
         return path
 
@@ -70,6 +72,7 @@ class Shelf:
         """Give ``built`` its final place and point ``name`` to it, atomically."""
         (built / "golden.json").write_bytes(msgspec.json.encode(golden))
         final = self.folder / digest
+        self._making.add(digest)
         if final.exists():
             remove_tree(built)
         else:
@@ -78,6 +81,7 @@ class Shelf:
         link = self.folder / f".link-{secrets.token_hex(6)}"
         link.symlink_to(digest)
         link.rename(self.folder / name)
+        self._making -= {digest, built.name}
 
     def names(self) -> dict[str, str]:
         """All names and the digests they mean."""
@@ -86,7 +90,7 @@ class Shelf:
 
     def unused(self, used: Iterable[str]) -> list[Path]:
         """Unfinished builds, and digests that neither a name nor a box (``used``) needs."""
-        wanted = {*used, *self.names().values(), ".masks", ".mask"}
+        wanted = {*used, *self.names().values(), *self._making, ".masks", ".mask"}
         return sorted(
             path
             for path in self.folder.iterdir()
