@@ -270,6 +270,17 @@ class Lab:
         ended = ("Stop", "StopFailure")
         await self.until(f"{turns} turns", lambda: sum(h.event in ended for h in self.hooks) >= turns)
         await self.until("idle", lambda: self.status() is Fact.IDLE)
+        await self.written()
+
+    async def written(self) -> None:
+        """Wait until the transcripts have not grown for a second: they lag behind the hooks."""
+        root, glob = self.agent.transcript_root(self.ctx)
+        size, since = -1, time.monotonic()
+        while time.monotonic() - since < 1.0:
+            now = sum(path.stat().st_size for path in Path(root).glob(glob))
+            if now != size:
+                size, since = now, time.monotonic()
+            await asyncio.sleep(0.05)
 
     # ----------------------------------------------------------------------------------------- files
 
