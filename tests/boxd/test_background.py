@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from boxd_support import run
 
-from conftest import run
 from thopter.kit.tasks import Background
 
 

@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from conftest import BOUND, BoxdProcess, run, until
+from boxd_support import BOUND, BoxdProcess, run, until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BoxdProcess, run, small_disk, until
+from boxd_support import BoxdProcess, run, small_disk, until
 
 from thopter.kit.channel import BoxLink
 from thopter.model.errors import BadInput, NotFound, ProviderError

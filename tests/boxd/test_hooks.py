@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from boxd_support import BOUND, BoxdProcess, run, wait_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import BOUND, BoxdProcess, run, wait_for
 from thopter.boxd import http as boxd_http
 from thopter.boxd.shrink import shrink
 from thopter.kit.channel import BoxLink

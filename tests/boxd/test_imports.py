@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import BoxdProcess, run, until
+from boxd_support import BoxdProcess, run, until
 
 from thopter.kit.tasks import Background
 from thopter.model.errors import BadInput, ThopterError

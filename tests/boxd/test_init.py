@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from boxd_support import BOUND, SRC, BoxdProcess, run, until, wait_for
 
-from conftest import BOUND, SRC, BoxdProcess, run, until, wait_for
 from thopter.boxd import procfs, spawn
 from thopter.kit.channel import BoxLink
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BoxdProcess, run, small_disk, until, wait_for
+from boxd_support import BoxdProcess, run, small_disk, until, wait_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -9,10 +9,10 @@ import tracemalloc
 from typing import Any
 
 import pytest
+from boxd_support import BOUND, BoxdProcess, run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import BOUND, BoxdProcess, run
 from thopter.boxd import procfs, wire
 from thopter.kit.channel import BoxLink
 from thopter.model.errors import BadInput, ProviderError, ThopterError, Unsupported

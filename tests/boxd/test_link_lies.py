@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from boxd_support import BOUND, run
 
-from conftest import BOUND, run
 from thopter.boxd import wire
 from thopter.kit.channel import BoxLink
 from thopter.model.errors import ProviderError, ThopterError, TimedOut, Unsupported

@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from boxd_support import BOUND, BoxdProcess, run, until
 
-from conftest import BOUND, BoxdProcess, run, until
 from thopter.boxd import procfs
 from thopter.kit.boxd_bundle import build_zipapp
 from thopter.kit.channel import BoxLink

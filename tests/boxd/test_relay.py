@@ -10,7 +10,7 @@ import socket
 from typing import Any
 
 import pytest
-from conftest import BOUND, BoxdProcess, run, until
+from boxd_support import BOUND, BoxdProcess, run, until
 
 from thopter.kit.channel import BoxLink, BoxStream
 from thopter.kit.tasks import Background

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from boxd_support import BoxdProcess, run, until
 
-from conftest import BoxdProcess, run, until
 from thopter.boxd import procfs, wire
 from thopter.kit.channel import BoxLink
 from thopter.model.errors import BadInput, Conflict, NotFound, ProviderError

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BOUND, BoxdProcess, run, until
+from boxd_support import BOUND, BoxdProcess, run, until
 
 from thopter.boxd.tail import MAX_LINE
 from thopter.kit.channel import BoxLink
