@@ -22,7 +22,7 @@ _EOT = b"\x04"
 
 
 def open_exec(box: Box, channel: Channel, request: Request) -> Handler:
-    """Serve ``exec``; see docs/_contracts.md for its fields and messages."""
+    """Serve ``exec``; see docs/reference/wire.md for its fields and messages."""
     return Exec(box, channel, request)
 
 

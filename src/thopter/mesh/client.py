@@ -1,4 +1,4 @@
-"""How anyone talks to a hub: one method a call of its API (docs/_contracts.md), typed, bounded, light.
+"""How anyone talks to a hub: one method a call of its API (docs/reference/api.md), typed, bounded, light.
 
 Mutating calls carry an idempotency key: one that died before any answer is sent once more with the
 same key, so it happens once. Errors of the hub come out as the classes of ``model.errors``. Texts in
