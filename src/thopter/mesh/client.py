@@ -262,21 +262,6 @@ def new_key() -> str:
     return f"{time.time_ns() // 1_000_000:012x}-{os.urandom(10).hex()}"
 
 
-def _error(answer: Answer) -> ThopterError:
-    raw = answer.read(_ERROR_BODY_MAX)
-    try:
-        found = msgspec.json.decode(raw, type=dict[str, Any]).get("error")
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        found = None
-    if isinstance(found, dict) and "code" in found:
-        return from_dict(found)
-    if answer.status in (502, 503, 504):
-        return HubUnreachable(f"the hub is not able to answer now (HTTP {answer.status})")
-    return ThopterError(
-        f"the hub answered HTTP {answer.status} without a reason", hint="see 'thopter hub logs'"
-    )
-
-
 def to_error(answer: Answer) -> ThopterError:
     """Read an answer that is no success into the error it carries."""
     raw = answer.read(_ERROR_BODY_MAX)
