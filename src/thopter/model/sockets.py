@@ -25,11 +25,13 @@ from thopter.model.nouns import Leak as Leak
 
 class BoxSpec(Struct, frozen=True, kw_only=True):
     """What is wanted. ``key`` makes ``ensure`` idempotent; ``ports`` are the loopback ports on
-    which gateways shall listen inside the box; ``native`` is for the vendor's own options."""
+    which gateways shall listen inside the box; ``native`` is for the vendor's own options.
+    ``snapshot`` names a saved box to start from (facet Snapshots); empty: from ``golden`` alone."""
 
     key: str
     name: str
     golden: str = "default"
+    snapshot: str = ""
     limits: Limits = Limits()
     ports: tuple[int, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -99,7 +101,8 @@ class Provider(Protocol):
         """End every process of the box and remove all it had. Gone already = success."""
 
     async def leaks(self, known: frozenset[str]) -> Sequence[Leak]:
-        """List what this provider made on this machine that belongs to no key in ``known``."""
+        """List what this provider made on this machine that belongs to no key in ``known`` (keys of
+        boxes and ids of snapshots)."""
 
     async def sweep(self, known: frozenset[str]) -> Sequence[Leak]:
         """Remove those leaks; return the ones removed."""
@@ -117,13 +120,77 @@ class Confines(Protocol):
 
 @runtime_checkable
 class Suspends(Protocol):
-    """Level FREEZE only, so far."""
+    """Level FREEZE; the deeper ones are :class:`Stops`."""
 
     async def freeze(self, key: str) -> None:
         """Stop every process of the box at once. Idempotent."""
 
     async def thaw(self, key: str) -> None:
         """Let them go on. Idempotent."""
+
+
+@runtime_checkable
+class Stops(Protocol):
+    """Levels MEMORY (``freeze``, then ``reclaim``) and DISK (``stop``)."""
+
+    async def reclaim(self, key: str) -> int:
+        """Give a frozen box's memory back to the machine as far as there is swap for it; returns
+        the bytes given back (0: none could be). ``thaw`` brings all of it back."""
+
+    async def stop(self, key: str) -> None:
+        """End every process of the box and keep its files: on the disk when this returns. The box
+        is STOPPED then. Idempotent."""
+
+    async def revive(self, spec: BoxSpec) -> BoxHandle:
+        """Start a STOPPED or LOST box again on the files it has, boxd answering. ``spec`` must be the
+        one it was made with (its key finds it). READY or FROZEN already: returned as it is."""
+
+
+class SnapshotHandle(Struct, frozen=True, kw_only=True):
+    """What a provider says of a saved box. ``own_bytes``: disk that would be free again without it
+    (-1: not known); ``depth``: how many layers of saved boxes it stands on, itself included."""
+
+    id: str
+    golden: str
+    created_ms: int
+    own_bytes: int = -1
+    depth: int = 1
+    parent: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Snapshots(Protocol):
+    """Saves boxes, and starts others from what was saved (``BoxSpec.snapshot``). A snapshot is
+    immutable; boxes and snapshots made from it live on when it is dropped."""
+
+    async def snapshot(self, key: str, snap: str, tags: Mapping[str, str]) -> SnapshotHandle:
+        """Save the files of the box as they are at one instant (its processes stand still for it; a
+        stopped, frozen or lost box is saved as it lies). Idempotent on ``snap``; all or nothing; on
+        the disk when this returns."""
+
+    async def snapshots(self) -> Sequence[SnapshotHandle]:
+        """Every snapshot there is."""
+
+    async def drop_snapshot(self, snap: str) -> None:
+        """Remove it. Gone already = success."""
+
+    def export_snapshot(self, snap: str) -> AsyncIterator[bytes]:
+        """The whole of it (with what it stands on, the machine's own folders excepted) as one
+        checksummed file."""
+
+    async def import_snapshot(
+        self, snap: str, body: AsyncIterator[bytes], tags: Mapping[str, str]
+    ) -> SnapshotHandle:
+        """Make a snapshot of such a file. It is hostile: BadInput for one that is cut short, changed
+        or malformed, and then nothing was made."""
+
+    def build_snapshot(
+        self, snap: str, source: str, packages: Sequence[str], tags: Mapping[str, str]
+    ) -> AsyncIterator[str]:
+        """Make a snapshot whose whole root comes from ``source`` (``debian:SUITE`` or the absolute path
+        of an OCI image folder or tar); yields lines of progress. BadInput for a source of no known
+        kind, Unsupported where a tool it needs is missing (its hint says which)."""
 
 
 @runtime_checkable
