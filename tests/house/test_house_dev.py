@@ -108,14 +108,37 @@ def test_a_failed_installation_shows_why_and_what_to_type(machine: Machine) -> N
 
 
 def test_only_what_is_missing_is_asked_for(machine: Machine) -> None:
-    for name in ("tmux", "git", "node", "npm", "ssh", "mkfs.btrfs"):
+    for name in (
+        "tmux",
+        "git",
+        "node",
+        "npm",
+        "ssh",
+        "mkfs.btrfs",
+        "dropbear",
+        "sftp-server",
+        "rsync",
+        "curl",
+    ):
         machine.program(name, "exit 0")
     done = machine.dev("setup")
     assert "missing: bubblewrap." in done.stderr
 
 
 def test_a_python_that_is_too_old_is_named(machine: Machine) -> None:
-    for name in ("tmux", "git", "node", "npm", "ssh", "mkfs.btrfs", "bwrap"):
+    for name in (
+        "tmux",
+        "git",
+        "node",
+        "npm",
+        "ssh",
+        "mkfs.btrfs",
+        "bwrap",
+        "dropbear",
+        "sftp-server",
+        "rsync",
+        "curl",
+    ):
         machine.program(name, "exit 0")
     (machine.bin / "python3").unlink()
     machine.program("python3", '[[ $1 == --version ]] && echo "Python 3.9.2"; exit 0')

@@ -16,6 +16,7 @@ from fcntl import ioctl
 from pathlib import Path
 from typing import Literal
 
+from memory_dials import MemoryDials
 from msgspec import Struct
 
 from thopter.kit.paths import Paths
@@ -128,6 +129,7 @@ class MemoryFleet:
         self.ready = False
         self.told: list[str] = []
         self.thopters: dict[str, ThopterView] = {}
+        self.dials = MemoryDials(self._find)
 
     def _find(self, name: str) -> ThopterView:
         found = [view for key, view in self.thopters.items() if key.startswith(name)]

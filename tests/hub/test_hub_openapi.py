@@ -20,7 +20,7 @@ from thopter.hub.api import ROUTES
 from thopter.hub.openapi import document
 from thopter.hub.routes import Route
 
-CONVERSATIONS = ("/v1/events", "/v1/thopters/{name}/exec", "/v1/hub/stop")
+CONVERSATIONS = ("/v1/events", "/v1/thopters/{name}/exec", "/v1/thopters/{name}/dial", "/v1/hub/stop")
 THE_WORLD = {"timed_out", "provider_error", "storage_full", "unsupported", "hub_unreachable"}
 
 

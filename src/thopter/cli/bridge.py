@@ -24,16 +24,19 @@ class Bridge:
 
     ``screen``: the command has a terminal; ours goes raw when it is one, and is put back on every
     way out. Otherwise the first Ctrl-C is sent to the command, the second one ends us.
-    ``stdin`` False: its input was empty from the start.
+    ``stdin`` False: its input was empty from the start. ``as_it_is``: our terminal reads the output as
+    a protocol (tmux's control mode), so nothing is taken out of it.
     """
 
-    def __init__(self, command: Exec, *, screen: bool, stdin: bool) -> None:
+    def __init__(self, command: Exec, *, screen: bool, stdin: bool, as_it_is: bool = False) -> None:
         self._command = command
         self._screen = screen
         self._raw = screen and os.isatty(0)
         self._stdin = stdin
         self._escape = Escape() if self._raw else None
-        self._sinks = {1: sink(1, screen), 2: sink(2, screen)}
+        self._sinks: dict[int, Sink] = {1: sink(1, screen), 2: sink(2, screen)}
+        if as_it_is:
+            self._sinks[1] = lambda data: write_all(1, data)
         self._interrupts = 0
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)

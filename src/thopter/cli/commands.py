@@ -32,8 +32,11 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("tell", "tell:tell", "Say something to the agent; answers with a receipt."),
             ("interrupt", "tell:interrupt", "Stop what the agent is doing now."),
             ("attach", "terminal:attach", "The agent's own screen, in tmux."),
-            ("ssh", "terminal:ssh", "A shell in the box."),
+            ("ssh", "ssh:ssh", "A shell in the box; -L, -R and -D forward ports."),
             ("exec", "terminal:exec_", "Run one command in the box, exactly as given."),
+            ("port", "port:port", "Show a port of the box at a loopback URL here."),
+            ("ssh-config", "ssh:ssh_config", "Make 'ssh NAME.thopter', scp and editors work."),
+            ("ssh-proxy", "ssh:ssh_proxy", "Carry one ssh connection (OpenSSH's ProxyCommand)."),
         ),
     ),
     (

@@ -115,6 +115,24 @@ def _programs(app: App) -> list[Check]:
     return found
 
 
+def _ssh_server(app: App) -> list[Check]:
+    """Boxes see this machine's programs: what is here is there."""
+    folders = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
+    found = shutil.which("sshd", path=folders) or shutil.which("dropbear", path=folders)
+    text = f"{found} serves 'ssh NAME.thopter' in boxes" if found else "no ssh server for boxes"
+    fix = (
+        "for ssh NAME.thopter, scp, rsync and editors: install dropbear-bin and openssh-sftp-server (nothing "
+    )
+    return [
+        Check(
+            name="ssh server",
+            level="ok" if found else "warn",
+            text=text,
+            fix=fix + "of them listens on this machine)",
+        )
+    ]
+
+
 def _first_line(argv: list[str]) -> str:
     try:
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=20.0)
@@ -253,5 +271,5 @@ def _credential(app: App) -> list[Check]:
 
 
 _PROBES: tuple[Callable[[App], list[Check]], ...] = (
-    _python, _programs, _namespaces, _folders, _disk, _settings, _credential,
+    _python, _programs, _ssh_server, _namespaces, _folders, _disk, _settings, _credential,
 )  # fmt: skip

@@ -1,8 +1,7 @@
-"""``thopter attach``, ``ssh`` and ``exec``: the agent's screen, a shell, one command."""
+"""``thopter attach`` and ``exec``: the agent's screen, one command."""
 
 from __future__ import annotations
 
-import os
 import sys
 
 import click
@@ -10,7 +9,7 @@ import click
 from thopter.cli.app import App, name_argument, pass_app
 from thopter.kit.terminal import need_terminal, size
 from thopter.model.api import ExecRequest, PtySize
-from thopter.model.errors import BadInput, NotNow
+from thopter.model.errors import BadInput, NotNow, Refused
 
 TMUX_SOCKET = "/run/thopter/tmux.sock"
 SESSION = "agent"
@@ -69,42 +68,36 @@ def exec_(
     app.exit(start(app, app.name(name), with_env(argv, env), cwd=cwd, screen=tty, stdin=not no_stdin))
 
 
-@click.command(cls=CommandAfterName, options_metavar="[--]")
-@name_argument()
-@click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND]...")
-@pass_app
-def ssh(app: App, name: str, argv: tuple[str, ...]) -> None:
-    """Open a shell in the box, in its work folder; with a COMMAND run that from a login shell.
-
-    Enter, then '~.' leaves a box that does not answer.
-    """
-    words = ["bash", "-l"] if not argv else ["bash", "-l", "-c", 'exec "$@"', "bash", *argv]
-    screen = os.isatty(0) and os.isatty(1)
-    app.exit(start(app, app.name(name), words, cwd="", screen=screen, stdin=True))
-
-
 @click.command()
 @name_argument()
+@click.option("--cc", is_flag=True, help="In tmux's control mode: iTerm2 shows the panes as its own windows.")
 @pass_app
-def attach(app: App, name: str) -> None:
+def attach(app: App, name: str, cc: bool) -> None:
     """Show the agent's own screen, in tmux. Leave it with Ctrl-B D: the agent goes on.
 
     Enter, then '~.' leaves a box that does not answer.
     """
     need_terminal("attach")
-    app.exit(attach_to(app, app.name(name)))
+    app.exit(attach_to(app, app.name(name), cc=cc))
 
 
-def attach_to(app: App, name: str) -> int:
-    """Attach to the agent's tmux session; NotNow when there is none."""
+def attach_to(app: App, name: str, *, cc: bool = False) -> int:
+    """Attach to the agent's tmux session; NotNow when there is none. ``cc``: in control mode, where
+    the terminal understands it."""
     need_terminal("attach")
     if not app.hub.check(name).tmux:
         raise NotNow(
             f"{name} has no screen to attach to: its agent was not started, or has ended",
             hint=f"see 'thopter status {name}'; a shell in the box: thopter ssh {name}",
         )
-    words = ["tmux", "-u", "-S", TMUX_SOCKET, "attach-session", "-t", f"={SESSION}"]
-    return start(app, name, words, cwd="", screen=True, stdin=True)
+    if cc and app.env.get("LC_TERMINAL") != "iTerm2" and app.env.get("TERM_PROGRAM") != "iTerm.app":
+        raise Refused(
+            "this terminal does not say that it is iTerm2: tmux's control mode would only garble it",
+            hint="without --cc every terminal works; if it is iTerm2, set LC_TERMINAL=iTerm2",
+        )
+    mode = ["-CC"] if cc else []
+    words = ["tmux", "-u", *mode, "-S", TMUX_SOCKET, "attach-session", "-t", f"={SESSION}"]
+    return start(app, name, words, cwd="", screen=True, stdin=True, as_it_is=cc)
 
 
 def with_env(argv: tuple[str, ...], env: tuple[str, ...]) -> list[str]:
@@ -118,8 +111,11 @@ def with_env(argv: tuple[str, ...], env: tuple[str, ...]) -> list[str]:
     return ["env", *env, *argv] if env else list(argv)
 
 
-def start(app: App, name: str, argv: list[str], *, cwd: str, screen: bool, stdin: bool) -> int:
-    """Run ``argv`` in the box with our standard streams; returns its exit status."""
+def start(
+    app: App, name: str, argv: list[str], *, cwd: str, screen: bool, stdin: bool, as_it_is: bool = False
+) -> int:
+    """Run ``argv`` in the box with our standard streams; returns its exit status. ``as_it_is``: see
+    :class:`thopter.cli.bridge.Bridge`."""
     from thopter.cli.bridge import Bridge
 
     rows, columns = size(1)
@@ -128,4 +124,4 @@ def start(app: App, name: str, argv: list[str], *, cwd: str, screen: bool, stdin
     )
     sys.stdout.flush()
     with app.hub.exec(name, request) as command:
-        return Bridge(command, screen=screen, stdin=stdin).run()
+        return Bridge(command, screen=screen, stdin=stdin, as_it_is=as_it_is).run()

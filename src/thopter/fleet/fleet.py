@@ -13,6 +13,7 @@ from thopter.fleet import work
 from thopter.fleet.accept import Acceptor
 from thopter.fleet.crew import UP, Crew
 from thopter.fleet.deps import Deps, request_mark
+from thopter.fleet.dials import Dials
 from thopter.fleet.doctor import doctor
 from thopter.fleet.end import DestroyArgs
 from thopter.fleet.launch import GIT_PORT, routes
@@ -61,6 +62,7 @@ class Fleet:
         self.deps = deps
         self._acceptor = Acceptor(deps)
         self._crew = Crew(deps, self._acceptor)
+        self.dials = Dials(self._live)
         self.problem = ""
 
     @property

@@ -15,7 +15,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Annotated, Any
+from contextlib import AbstractAsyncContextManager
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -36,6 +37,9 @@ _OUT = 256 << 10
 _TELL = 128 << 10
 _NORMAL, _BAD_MESSAGE, _FAILED, _GOING_AWAY = 1000, 1008, 1011, 1001
 
+R = TypeVar("R", bound=Struct)
+Opened = AbstractAsyncContextManager[ExecSession]
+Starter = Callable[[FleetPort, R], Opened]
 Cells = Annotated[int, Meta(ge=1, le=65535)]
 
 
@@ -52,14 +56,32 @@ class _ClientGone(Exception):
 
 
 async def exec_command(hub: Hub, name: str, scope: Scope, receive: Receive, send: Send) -> None:
-    """Serve one WebSocket; the caller has checked who it is."""
+    """Serve one WebSocket that runs a command; the caller has checked who it is."""
+
+    def start(fleet: FleetPort, request: ExecRequest) -> Opened:
+        size = (request.pty.rows, request.pty.cols) if request.pty is not None else None
+        return fleet.exec(name, request.argv, request.env, request.cwd or None, size, request.stdin)
+
+    await converse(hub, (ExecRequest, check_exec, start), scope, receive, send)
+
+
+async def converse(
+    hub: Hub,
+    what: tuple[type[R], Callable[[R], None], Starter[R]],
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Serve one WebSocket: read a request of the type, check it, start it, carry bytes to its end."""
+    kind, check, start = what
     if (await receive())["type"] != "websocket.connect":
         return
     await send({"type": "websocket.accept"})
     try:
-        request = await _first_message(receive)
+        request = await _first_message(receive, kind)
+        check(request)
         parts = await hub.parts(mutating=True)
-        ended = await _run(hub, parts.fleet, name, request, _Line(scope, receive, send))
+        ended = await _run(hub, start(parts.fleet, request), _Line(scope, receive, send))
         await _finish(send, ended, _NORMAL)
     except _ClientGone:
         return
@@ -71,7 +93,7 @@ async def exec_command(hub: Hub, name: str, scope: Scope, receive: Receive, send
         await _finish(send, {"error": unexpected(scope, error).to_dict()}, _FAILED)
 
 
-async def _first_message(receive: Receive) -> ExecRequest:
+async def _first_message(receive: Receive, kind: type[R]) -> R:
     try:
         async with asyncio.timeout(FIRST_MESSAGE_SECONDS):
             message = await receive()
@@ -82,20 +104,22 @@ async def _first_message(receive: Receive) -> ExecRequest:
     text = message.get("text")
     if text is None:
         raise bad_request("the first message must be text", "send the request as JSON")
-    request = parse_body(ExecRequest, text.encode("utf-8", "replace"))
-    assert isinstance(request, ExecRequest)
+    request = parse_body(kind, text.encode("utf-8", "replace"))
+    assert isinstance(request, kind)
+    return request
+
+
+def check_exec(request: ExecRequest) -> None:
+    """BadInput for what no process can be given."""
     strings = [*request.argv, request.cwd, *(request.env or {}), *(request.env or {}).values()]
     if any("\0" in each for each in strings):
         raise BadInput("a command can't have a NUL character in it")
     if any(not each or "=" in each for each in request.env or {}):
         raise BadInput("the name of an environment variable is empty or has '=' in it")
-    return request
 
 
-async def _run(hub: Hub, fleet: FleetPort, name: str, request: ExecRequest, line: _Line) -> Json:
+async def _run(hub: Hub, command: Opened, line: _Line) -> Json:
     """Run the command; return the last message."""
-    size = (request.pty.rows, request.pty.cols) if request.pty is not None else None
-    command = fleet.exec(name, request.argv, request.env, request.cwd or None, size, request.stdin)
     ended: Json = {}
     why: Exception | None = None
     async with command as session:

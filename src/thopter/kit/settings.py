@@ -55,6 +55,10 @@ SETTINGS: tuple[Setting, ...] = (
         "local.pool", "auto", "Where boxes of the local provider write: a btrfs image (disk limits, instant "
         "forks) or plain folders; auto takes btrfs where it can be had.", ("auto", "btrfs", "plain"),
     ),
+    Setting(
+        "ssh.server", "auto", "The ssh server that runs in a box for 'ssh NAME.thopter'; auto takes sshd, "
+        "else dropbear.", ("auto", "sshd", "dropbear"),
+    ),
     Setting("hub.listen", "", "Loopback address for TCP, e.g. 127.0.0.1:8480; empty means unix socket only."),
     Setting("hub.log_level", "info", "How much the hub logs.", ("debug", "info", "warning", "error")),
 )  # fmt: skip

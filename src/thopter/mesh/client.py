@@ -179,6 +179,13 @@ class HubClient:
 
         return Exec(self.path, self._of(name, "exec"), request)
 
+    def dial(self, name: str, port: int) -> Exec:
+        """Connect to a port on the box's loopback; what comes from it is stream 1."""
+        from thopter.mesh.execs import Exec
+        from thopter.model.api.ports import DialRequest
+
+        return Exec(self.path, self._of(name, "dial"), DialRequest(port=port))
+
     # ------------------------------------------------------------------------------------ plumbing
 
     def _of(self, name: str, verb: str = "") -> str:

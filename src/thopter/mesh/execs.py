@@ -24,6 +24,7 @@ from websockets.uri import parse_uri
 
 from thopter.mesh.http import connect as open_socket
 from thopter.model.api import ExecRequest
+from thopter.model.api.ports import DialRequest
 from thopter.model.errors import BadInput, HubUnreachable, ThopterError, from_dict
 
 _FIRST = 64 << 10  # bytes of input that may go before the hub has said how much it keeps
@@ -45,7 +46,7 @@ class Ended(Struct, frozen=True):
 
 
 class Exec:
-    """One running command; for one thread.
+    """One running command, or one connection to a port; for one thread.
 
     Simple use: :meth:`write`, :meth:`eof`, and iterate: ``(stream, data)`` (1 output, 2 errors)
     until it has ended; then :attr:`ended` says how. In a loop of one's own: wait for :meth:`fileno`
@@ -56,14 +57,15 @@ class Exec:
     HubUnreachable when the connection breaks; :meth:`close` before the end ends the command.
     """
 
-    def __init__(self, path: Path, target: str, request: ExecRequest) -> None:
-        if any("\0" in arg for arg in request.argv):
+    def __init__(self, path: Path, target: str, request: ExecRequest | DialRequest) -> None:
+        if isinstance(request, ExecRequest) and any("\0" in arg for arg in request.argv):
             raise BadInput("an argument of the command holds a NUL byte")
         try:
             first = msgspec.json.encode(request)
         except (UnicodeEncodeError, ValueError):
             raise BadInput("the command is not UTF-8 text") from None
         self.ended: Ended | None = None
+        self.started = False
         self.output: deque[tuple[int, bytes]] = deque()
         self._protocol = ClientProtocol(parse_uri("ws://localhost" + target), max_size=_MESSAGE_MAX)
         self._out = bytearray()
@@ -145,6 +147,11 @@ class Exec:
         if not data and self.ended is None:
             raise HubUnreachable("the connection to the hub broke off; the command was ended")
 
+    def wait_open(self) -> None:
+        """Wait until the hub has said that it is under way (a connection: that it stands)."""
+        while not self.started and self.ended is None:
+            self._wait()
+
     def write(self, data: bytes) -> None:
         """Give input, waiting for room; output that comes meanwhile is kept."""
         at = 0
@@ -205,6 +212,7 @@ class Exec:
         if isinstance(error, dict):
             raise from_dict(error)
         started, taken = said.get("started"), said.get("taken")
+        self.started = self.started or started is not None
         if isinstance(started, dict) and isinstance(started.get("window"), int):
             self._window = max(started["window"], 1)
         if isinstance(taken, int):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from thopter.hub.api import doctor, events, flows, hub, thopters, work
+from thopter.hub.api import doctor, events, flows, hub, ports, thopters, work
 
 ROUTES = (
     *hub.ROUTES,
     *thopters.ROUTES,
     *work.ROUTES,
+    *ports.ROUTES,
     *flows.ROUTES,
     *events.ROUTES,
     *doctor.ROUTES,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from thopter.kit.paths import Paths
 from thopter.kit.settings import Settings
@@ -31,6 +31,9 @@ from thopter.model.events import Event
 from thopter.model.nouns import Leak
 from thopter.store.events import ANY, EventFilter, Page
 from thopter.store.idempotency import Claim
+
+if TYPE_CHECKING:
+    from thopter.hub.ports.dials import DialsPort
 
 
 class ExecSession(Protocol):
@@ -80,6 +83,10 @@ class FleetPort(Protocol):
     @property
     def ready(self) -> bool:
         """True when mutations may come."""
+
+    @property
+    def dials(self) -> DialsPort:
+        """Connections to ports inside boxes."""
 
     async def info(self) -> FleetInfo:
         """Counts, cheap."""
