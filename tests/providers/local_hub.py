@@ -12,11 +12,18 @@ from thopter.providers.local import LocalProvider
 
 
 async def main(state: Path, runtime: Path, what: str, key: str) -> None:
-    """``what``: ``ensure`` or ``destroy`` (of a box made before)."""
+    """``what``: ``ensure``, or what is done to a box made before."""
     provider = LocalProvider(Paths(state, runtime, state))
     await provider.start()
+    spec = BoxSpec(key=key, name="victim", golden="base", ports=(8401,))
     if what == "ensure":
-        await provider.ensure(BoxSpec(key=key, name="victim", golden="base", ports=(8401,)))
+        await provider.ensure(spec)
+    elif what == "snapshot":
+        await provider.snapshot(key, "snap_victim", {})
+    elif what == "stop":
+        await provider.stop(key)
+    elif what == "revive":
+        await provider.revive(spec)
     else:
         await provider.destroy(key)
 

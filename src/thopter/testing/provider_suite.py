@@ -25,9 +25,10 @@ from thopter.model.errors import BadInput, NotFound, TimedOut
 from thopter.model.nouns import BoxState
 from thopter.model.sockets import Confines, Goldens, Provider, Suspends
 from thopter.testing.provider_place import PATIENCE, Place, linked, new_spec, no_leaks, run, sh
+from thopter.testing.provider_saving import SavingChecks
 
 
-class ProviderSuite:
+class ProviderSuite(SavingChecks):
     """The checks. See the module docstring."""
 
     @pytest.fixture

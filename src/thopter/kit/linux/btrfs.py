@@ -14,6 +14,7 @@ _SNAP_CREATE_V2 = 0x50009417
 _INO_LOOKUP = 0xD0009412
 _QUOTA_CTL = 0xC0109428
 _QGROUP_LIMIT = 0x8030942B
+_READ_ONLY = 2
 _ENABLE_SIMPLE_QUOTA = 4
 _LIMIT_REFERENCED = 1
 _FIRST_INODE = 256
@@ -57,12 +58,14 @@ def destroy(parent: str, name: str) -> None:
     _ioctl(parent, _SNAP_DESTROY, _named(0, name))
 
 
-def snapshot(source: str, parent: str, name: str) -> None:
-    """Make ``parent/name`` a writable snapshot of the subvolume ``source``."""
+def snapshot(source: str, parent: str, name: str, read_only: bool = False) -> None:
+    """Make ``parent/name`` a snapshot of the subvolume ``source``: all that was written to it until
+    now, on the disk when this returns."""
     raw = os.fsencode(name)
+    flags = _READ_ONLY if read_only else 0
     fd = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _ioctl(parent, _SNAP_CREATE_V2, struct.pack("<qQQ32x4040s", fd, 0, 0, raw))
+        _ioctl(parent, _SNAP_CREATE_V2, struct.pack("<qQQ32x4040s", fd, 0, flags, raw))
     finally:
         os.close(fd)
 

@@ -38,7 +38,7 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_CAPBSET_READ, PR_CAPBSET_DROP
 PR_SET_NO_NEW_PRIVS, PR_SET_CHILD_SUBREAPER = 38, 36
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 
-_GENERIC = {"open_tree": 428, "move_mount": 429, "mount_setattr": 442, "close_range": 436}
+_GENERIC = {"open_tree": 428, "move_mount": 429, "mount_setattr": 442, "close_range": 436, "openat2": 437}
 _BY_MACHINE = {
     "x86_64": {"pivot_root": 155, "keyctl": 250, "seccomp": 317, "capset": 126},
     "aarch64": {"pivot_root": 41, "keyctl": 219, "seccomp": 277, "capset": 91},
@@ -177,6 +177,21 @@ def sethostname(name: str) -> None:
 def new_session_keyring() -> None:
     """Leave the session keyring one was started with (it may hold keys of the operator)."""
     syscall("keyctl", 1, None)
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 2, 4, 8
+
+
+def open_beneath(folder: int, path: str | bytes, flags: int, mode: int = 0) -> int:
+    """Open ``path`` below the folder behind the descriptor ``folder``: no symbolic link anywhere in
+    it is followed, no ``..`` leaves the folder (OSError: ELOOP, EXDEV)."""
+    resolve = RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH
+    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
+    return syscall("openat2", folder, os.fsencode(path), ctypes.pointer(how), ctypes.sizeof(how))
 
 
 def close_range(first: int, last: int) -> None:

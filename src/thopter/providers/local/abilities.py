@@ -61,7 +61,7 @@ def caps(maker: Maker, mode: Mode | None, problems: dict[str, str]) -> Caps:
         missing["packages"] = (
             "apt and su do not work in boxes of an ordinary user; a root hub's boxes have both"
         )
-    facets = {"confines", "suspends", "goldens"}
+    facets = {"confines", "suspends", "goldens", "snapshots", "stops"}
     return Caps(
         isolation=mode.isolation, facets=frozenset(facets), limits=frozenset(limits), missing=missing
     )  # fmt: skip

@@ -63,12 +63,13 @@ def builder(line: socket.socket, half: Half, code: bytes, run: Run) -> NoReturn:
 
 
 class _Chick:
-    """The box's first process as its builder knows it; ``userns``: its user namespace."""
+    """The box's first process as its builder knows it; ``userns``: its user namespace, ``files``: the
+    one that says how the ids of its files are stored (-1: as they are)."""
 
     def __init__(self, pid: int, line: socket.socket) -> None:
         self.pid, self.line = pid, line
         self.start = procs.start_time(pid)
-        self.userns = -1
+        self.userns = self.files = -1
 
 
 def _half(half: Half, code: bytes, run: Run) -> _Chick:
@@ -79,6 +80,7 @@ def _half(half: Half, code: bytes, run: Run) -> _Chick:
         _write("/proc/self/oom_score_adj", str(_OOM_SCORE))
     if half.user:
         outer.enter(half.user)
+    files = outer.stored_ids(half.stored, half.base, half.count) if half.stored else -1
     calls.unshare(_SPACES)
     rootfs.build_nest(half)
     ours, theirs = socket.socketpair()
@@ -88,6 +90,7 @@ def _half(half: Half, code: bytes, run: Run) -> _Chick:
         _first(theirs, half, code, run)
     theirs.close()
     chick = _Chick(pid, ours)
+    chick.files = files
     # Loopback only: there is no route and there never will be.
     calls.loopback_up()
     _write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
@@ -105,8 +108,10 @@ def _finish(half: Half, order: Order, chick: _Chick, fds: list[int]) -> dict[int
         raise ValueError("an order comes with exactly one listening socket")
     _hear(chick.line, "walled")  # it still needs the nest's /proc until then
     failpoint.hit("birth.ordered")
-    rootfs.assemble(half, order, chick.userns)
+    rootfs.assemble(half, order, chick.userns, chick.files)
     os.close(chick.userns)
+    if chick.files >= 0:
+        os.close(chick.files)
     # The gateways' sockets are opened in the box's network namespace and leave by descriptor.
     listeners = {port: listen_here(port) for port in order.ports}
     calls.sethostname(order.name)

@@ -11,28 +11,30 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from thopter.kit import failpoint
 from thopter.kit.linux import cgroups, procs
 from thopter.kit.paths import Paths, private_dir
 from thopter.kit.settings import Settings
-from thopter.model.errors import BadInput, ProviderError
+from thopter.model.errors import BadInput, ProviderError, Unsupported
 from thopter.model.nouns import BoxState
 from thopter.model.sockets import BoxSpec, GoldenPart
-from thopter.providers.local import curated, flatten, goldens
+from thopter.providers.local import curated, flatten, fresh, goldens
 from thopter.providers.local.birth import LOG
 from thopter.providers.local.modes import Mode
 from thopter.providers.local.nursery import listen_unix
 from thopter.providers.local.pool import Pool
 from thopter.providers.local.record import Record, Records, check_spec
+from thopter.providers.local.saved import Saved
 from thopter.providers.local.spares import Spare, Spares
 from thopter.providers.local.trees import remove_tree
-from thopter.providers.local.uids import Ranges
+from thopter.providers.local.uids import STORED, Ranges
 
 _GIB = 1 << 30
 
@@ -66,6 +68,7 @@ class Maker:
         self.shelf = goldens.Shelf(paths.state / "goldens")
         self.nest = paths.state / "zygote" / "nest"
         self.pool = Pool(paths.state, settings.get("local.pool"), self.root)
+        self.saved = Saved(paths.state / "snapshots", self.pool)
         self.ranges = Ranges(paths.state)
         self.spares = Spares(self.ranges)
         self._groups: cgroups.Cgroups | None = None
@@ -89,7 +92,13 @@ class Maker:
         private_dir(self.paths.state)
         private_dir(self.paths.runtime)
         private_dir(self.paths.runtime / "b")
-        for folder in (self.records.folder, self.shelf.folder, self.nest.parent, self.nest):
+        for folder in (
+            self.records.folder,
+            self.shelf.folder,
+            self.saved.folder,
+            self.nest.parent,
+            self.nest,
+        ):
             folder.mkdir(mode=0o711, exist_ok=True)
         self.pool.start(new=False)
         self.ranges.know(r.base for r in self.records.all())
@@ -135,20 +144,60 @@ class Maker:
         ``golden``: the folder of a golden that has no name yet, instead of the one of ``spec``.
         """
         check_spec(spec)
-        golden = golden or self.shelf.resolve(spec.golden)
+        saved = self.saved.require(spec.snapshot) if spec.snapshot else None
+        golden = golden or (saved.golden if saved else self.shelf.resolve(spec.golden))
+        stored = STORED if mode.idmapped else 0
+        if saved and saved.stored != stored:
+            raise Unsupported(f"snapshot {saved.id} was saved by another kind of user and can't be used here")
         spare, after = self.spares.take(mode)
         record = Record(
-            key=spec.key, name=spec.name, isolation=mode.isolation, golden=golden,
-            created_ms=now_ms(), group=spare.group, base=spare.base,
-            count=mode.count, ports=spec.ports, tags=dict(spec.tags), limits=spec.limits, hook_token=token,
+            key=spec.key, name=spec.name, isolation=mode.isolation, golden=golden, stored=stored,
+            created_ms=now_ms(), group=spare.group, base=spare.base, count=mode.count, ports=spec.ports,
+            tags=dict(spec.tags), limits=spec.limits, hook_token=token, snapshot=spec.snapshot,
         )  # fmt: skip
+        return self._furnish(record, spec, mode, spare, after, self._new_folder)
+
+    def prepare_again(self, old: Record, spec: BoxSpec, mode: Mode) -> Birth:
+        """The same for a box that has its files but no processes. On an error call :meth:`end`."""
+        check_spec(spec)
+        if old.stored != (STORED if mode.idmapped else 0):
+            raise Unsupported(f"the files of box {old.key} were stored in a way that can't be used any more")
+        spare, after = self.spares.take(mode)
+        record = msgspec.structs.replace(
+            old, group=spare.group, base=spare.base, count=mode.count, limits=spec.limits, ports=spec.ports,
+            isolation=mode.isolation,
+        )  # fmt: skip
+
+        def old_folder(record: Record) -> Path:
+            if old.base:  # the record names other ids now
+                self.ranges.give_back(old.base)
+            folder = self.pool.folder / record.key
+            fresh.clear_work(folder, record.stored)
+            return folder
+
+        return self._furnish(record, spec, mode, spare, after, old_folder)
+
+    def _new_folder(self, record: Record) -> Path:
+        self.pool.remove(record.key)  # a power cut can leave a folder without its record
+        if record.snapshot:
+            folder = self.pool.start_from(record.snapshot, record.key, record.limits)
+            self.saved.require(record.snapshot)  # dropped meanwhile: what was copied may not be all
+            fresh.clear_work(folder, record.stored)
+            fresh.forget_boxd(folder)
+        else:
+            folder = self.pool.make(record.key, record.stored, record.limits)
+        fresh.write_names(folder, record.name, record.stored)
+        return folder
+
+    def _furnish(
+        self, record: Record, spec: BoxSpec, mode: Mode, spare: Spare, after: Spare | None,
+        make_folder: Callable[[Record], Path],
+    ) -> Birth:  # fmt: skip
         try:
             self.records.write(record)
             self.spares.bound(spare)
             failpoint.hit("ensure.recorded")
-            self.pool.remove(spec.key)  # a power cut can leave a folder without its record
-            folder = self.pool.make(spec.key, record.base, spec.limits)
-            self._write_names(folder, record)
+            folder = make_folder(record)
             failpoint.hit("ensure.folder")
             limits = spec.limits
             joined = self.groups.make(spare.group, limits.memory_bytes, limits.pids, limits.cpus)
@@ -177,22 +226,9 @@ class Maker:
     def _half(self, spare: Spare, joined: list[str], mode: Mode) -> dict[str, Any]:
         return {
             "family": self.family, "group": spare.group, "base": spare.base, "count": mode.count,
+            "stored": STORED if mode.idmapped else 0,
             "cgroups": joined, "user": mode.user, "state": str(self.paths.state), "nest": str(self.nest),
         }  # fmt: skip
-
-    def _write_names(self, folder: Path, record: Record) -> None:
-        etc = folder / "root/upper/etc"
-        etc.mkdir(mode=0o755)
-        texts = {
-            "hostname": f"{record.name}\n",
-            "hosts": f"127.0.0.1 localhost {record.name}\n::1 localhost\n",
-        }
-        for name, text in texts.items():
-            (etc / name).write_text(text)
-            (etc / name).chmod(0o644)
-        if record.base:
-            for path in (etc, *(etc / name for name in texts)):
-                os.chown(path, record.base, record.base)
 
     def _order(self, record: Record, folder: Path, native: dict[str, Any]) -> dict[str, Any]:
         extra = native.get("boxd")
@@ -234,8 +270,8 @@ class Maker:
         if not record.complete:
             return BoxState.CREATING
         if not self.alive(record):
-            return BoxState.LOST
-        return BoxState.FROZEN if self._frozen(record) else BoxState.READY
+            return BoxState.STOPPED if record.stopped else BoxState.LOST
+        return BoxState.FROZEN if self.frozen(record) else BoxState.READY
 
     def set_frozen(self, record: Record, frozen: bool) -> None:
         """Freeze or thaw. Raises TimeoutError."""
@@ -244,7 +280,8 @@ class Maker:
         else:
             procs.stop_tree(record.pid, frozen)
 
-    def _frozen(self, record: Record) -> bool:
+    def frozen(self, record: Record) -> bool:
+        """True when it stands still now."""
         if self.groups.can_freeze:
             return self.groups.frozen(record.group)
         return procs.stopped(record.pid)
@@ -272,6 +309,11 @@ class Maker:
         if record is not None:
             self._end_processes(record)
         return self.pool.folder / key
+
+    def end(self, record: Record) -> None:
+        """Kill everything in the box; its files stay."""
+        self._end_processes(record)
+        self.socket_path(record.key).unlink(missing_ok=True)
 
     def _end_processes(self, record: Record) -> None:
         try:

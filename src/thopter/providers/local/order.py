@@ -11,6 +11,7 @@ TITLE = "thopter-box"  # how the first process of a box is called in ps
 class Half:
     """What a spare builder needs.
 
+    ``stored``: the first id of its files on disk (0: they are not mapped).
     ``family``: the hub's name for all it makes. ``group``: the spare's name. ``cgroups``: folders
     to join. ``user``: see ``outer.py``; empty as root. ``base``/``count``: the ids inside the box
     as numbers outside. ``state``: the hub's state folder. ``nest``: an empty folder to mount on,
@@ -24,6 +25,7 @@ class Half:
         self.nest = _text(raw, "nest")
         self.base = _number(raw, "base")
         self.count = _number(raw, "count")
+        self.stored = _number(raw, "stored")
         cgroups, user = raw["cgroups"], raw["user"]
         if not (isinstance(cgroups, list) and isinstance(user, dict)):
             raise ValueError("half needs cgroups and user")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 
 from thopter.kit.linux import calls
 
@@ -26,6 +27,33 @@ def enter(user: dict[str, object]) -> None:
     os.setresuid(0, 0, 0)
     # The change of credentials made our own /proc files somebody else's.
     calls.prctl(calls.PR_SET_DUMPABLE, 1)
+
+
+def stored_ids(stored: int, base: int, count: int) -> int:
+    """A user namespace, as a descriptor, that idmaps files stored under ``stored`` to ``base``. Our own
+    id stays as it is: the overlay makes its whiteouts and work files with it. Raises OSError."""
+    ready, done = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            calls.unshare(calls.CLONE_NEWUSER)
+            os.write(ready[1], b"u")
+            os.close(done[1])
+            os.read(done[0], 1)
+        finally:
+            os._exit(0)
+    os.close(ready[1])
+    try:
+        if os.read(ready[0], 1) != b"u":
+            raise OSError(1, "unshare(0x10000000) failed in a helper")
+        for kind in ("uid_map", "gid_map"):
+            _write(f"/proc/{pid}/{kind}", f"0 0 1\n{stored} {base} {count}\n")
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        for fd in (ready[0], *done):
+            os.close(fd)
 
 
 def _write(path: str, text: str) -> None:

@@ -16,9 +16,11 @@ from pathlib import Path
 from thopter.kit.linux import btrfs, calls, loop
 from thopter.model.errors import NotNow, ProviderError
 from thopter.model.nouns import Limits
+from thopter.providers.local import copying
 from thopter.providers.local.trees import remove_tree
 
 LAYERS = ("root", "usr")
+_SAVED = ".saved"  # the folder of snapshots, beside those of boxes
 _SMALLEST_IMAGE = 2 << 30
 _SPARE_BYTES = 256 << 20
 _SUPERBLOCK = 256  # inode number of a subvolume's root
@@ -33,6 +35,7 @@ class Pool:
 
     def __init__(self, state: Path, choice: str, root: bool) -> None:
         self.folder = state / "pool"
+        self.saved = self.folder / _SAVED
         self._image = state / "boxes.btrfs"
         self._choice = choice
         self._root = root
@@ -68,7 +71,7 @@ class Pool:
     def _make_image(self) -> None:
         if not self._root:
             raise ProviderError("only root can mount a btrfs image; put the state folder on btrfs")
-        if self.names():
+        if self.names() or self._any_saved():
             raise ProviderError("boxes in plain folders exist; destroy them to change over to btrfs")
         tool = shutil.which("mkfs.btrfs", path=os.defpath + ":/usr/sbin:/sbin")
         if tool is None:
@@ -124,24 +127,56 @@ class Pool:
         finally:
             btrfs.destroy(str(self.folder), probe)
 
-    def make(self, key: str, base: int, limits: Limits) -> Path:
-        """Make the folder of ``key`` with its empty layers, owned by id ``base``."""
+    def _subvolume(self, key: str, source: Path | None, limits: Limits) -> None:
+        """A new subvolume for ``key``, empty or as ``source`` is, with its quota."""
+        try:
+            if source is None:
+                btrfs.create(str(self.folder), key)
+            else:
+                btrfs.snapshot(str(source), str(self.folder), key)
+        except OSError as e:
+            if e.errno == errno.EROFS:
+                raise NotNow(
+                    "the boxes' btrfs image went read-only (its disk was full or failed)",
+                    hint="free disk space, destroy all boxes, then restart the hub",
+                ) from None
+            raise
+        top = str(self.folder / key)
+        os.chmod(top, 0o711)
+        if self.limits_disk and limits.disk_bytes:
+            btrfs.limit(top, limits.disk_bytes)
+
+    def _has_room(self) -> None:
         if shutil.disk_usage(self.folder.parent).free < _SPARE_BYTES:
             raise ProviderError("the disk is full: no box is made", hint="free some disk space")
+
+    def save(self, key: str, snap: str) -> int:
+        """Keep what ``key`` has written as the saved box ``snap``, on the disk when this returns; nobody
+        may be writing. Returns how much disk that took (-1: it is shared)."""
+        self.saved.mkdir(mode=0o711, exist_ok=True)
+        self._has_room()
+        if self.subvolumes and self._is_subvolume(self.folder / key):
+            btrfs.snapshot(str(self.folder / key), str(self.saved), snap, read_only=True)
+            return -1
+        taken = copying.copy_tree(self.folder / key, self.saved / snap)
+        calls.syncfs(str(self.saved))
+        return taken
+
+    def start_from(self, snap: str, key: str, limits: Limits) -> Path:
+        """Make the folder of ``key`` with what the saved box ``snap`` holds."""
+        self._has_room()
+        if self.subvolumes:
+            self._subvolume(key, self.saved / snap, limits)
+        else:
+            copying.copy_tree(self.saved / snap, self.folder / key)
+        return self.folder / key
+
+    def make(self, key: str, owner: int, limits: Limits) -> Path:
+        """Make the folder of ``key`` with its empty layers, owned by id ``owner`` (0: by us)."""
+        self._has_room()
         top = self.folder / key
         if self.subvolumes:
-            try:
-                btrfs.create(str(self.folder), key)
-            except OSError as e:
-                if e.errno == errno.EROFS:
-                    raise NotNow(
-                        "the boxes' btrfs image went read-only (its disk was full or failed)",
-                        hint="free disk space, destroy all boxes, then restart the hub",
-                    ) from None
-                raise
-            os.chmod(top, 0o711)
-            if self.limits_disk and limits.disk_bytes:
-                btrfs.limit(str(top), limits.disk_bytes)
+            self._subvolume(key, None, limits)
         else:
             top.mkdir(mode=0o711)
         for layer in LAYERS:
@@ -150,28 +185,43 @@ class Pool:
                 path = top / layer / part
                 path.mkdir()
                 os.chmod(path, mode)
-                if base:
-                    os.chown(path, base, base)
+                if owner:
+                    os.chown(path, owner, owner)
         return top
 
     def remove(self, key: str) -> None:
         """Remove the folder of ``key`` and all in it. Gone already = success."""
-        top = self.folder / key
-        try:
-            info = top.lstat()
-        except FileNotFoundError:
-            return
-        if info.st_ino == _SUPERBLOCK and btrfs.is_btrfs(str(self.folder)):
-            btrfs.destroy(str(self.folder), key)
+        self._remove(self.folder, key)
+
+    def remove_saved(self, snap: str) -> None:
+        """Remove the saved box ``snap``; what was made from it is not touched. Gone already = success."""
+        self._remove(self.saved, snap)
+
+    def _remove(self, parent: Path, name: str) -> None:
+        if self._is_subvolume(parent / name):
+            btrfs.destroy(str(parent), name)
         else:
-            remove_tree(top)
+            remove_tree(parent / name)
+
+    def _is_subvolume(self, top: Path) -> bool:
+        try:
+            return top.lstat().st_ino == _SUPERBLOCK and btrfs.is_btrfs(str(top.parent))
+        except FileNotFoundError:
+            return False
 
     def names(self) -> set[str]:
         """Keys that have a folder."""
         try:
-            return {e.name for e in os.scandir(self.folder) if e.is_dir(follow_symlinks=False)}
+            found = {e.name for e in os.scandir(self.folder) if e.is_dir(follow_symlinks=False)}
+            return found - {_SAVED}
         except FileNotFoundError:
             return set()
+
+    def _any_saved(self) -> bool:
+        try:
+            return bool(os.listdir(self.saved))
+        except FileNotFoundError:
+            return False
 
     def stray_loops(self) -> list[str]:
         """Loop devices over the image that is not mounted (one goes by itself a moment after)."""
@@ -181,14 +231,19 @@ class Pool:
 
     def close(self) -> None:
         """Unmount and remove the image when no box is left in it; otherwise leave all as it is."""
-        if self.names():
+        if self.names() or self._any_saved():
             return
+        if self._image.exists() and os.path.ismount(self.folder):
+            self.unmount()
+        self._image.unlink(missing_ok=True)
+
+    def unmount(self) -> None:
+        """Unmount the image. OSError while a box lives in it."""
         deadline = time.monotonic() + 10
-        while self._image.exists() and os.path.ismount(self.folder):
+        while True:
             try:
-                calls.umount(str(self.folder))
+                return calls.umount(str(self.folder))
             except OSError as e:
                 if e.errno != errno.EBUSY or time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)  # the last mounts of a dead box go a moment after it
-        self._image.unlink(missing_ok=True)

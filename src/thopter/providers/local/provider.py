@@ -1,4 +1,5 @@
-"""LocalProvider: the sockets Provider, Confines, Suspends and Goldens on this machine's own kernel.
+"""LocalProvider: the sockets Provider, Confines, Suspends and Goldens (and by its
+facets' files Snapshots and Stops) on this machine's own kernel.
 
 State lives outside this object: records, folders, cgroups, sockets and the zygote. A new object
 (after a hub restart) finds all of it; what an interrupted call left half-done is removed or redone.
@@ -22,9 +23,11 @@ from thopter.kit.threads import finish
 from thopter.model.errors import Ambiguous, NotFound, NotNow, ProviderError, Refused, TimedOut
 from thopter.model.sockets import BoxHandle, BoxSpec, Caps, GoldenPart, Leak, Stream
 from thopter.providers.local import abilities, goldens, hello, modes, workshop
-from thopter.providers.local.maker import Maker
+from thopter.providers.local.maker import Birth, Maker
 from thopter.providers.local.nursery import Nursery
 from thopter.providers.local.record import Record, check_key
+from thopter.providers.local.resting import Resting, reconcile
+from thopter.providers.local.saving import SNAP_LOCK, Saving
 from thopter.providers.local.sweep import Found
 from thopter.providers.local.sweep import find as find_leaks
 
@@ -32,7 +35,7 @@ _HELLO_S = 30.0
 log = logging.getLogger(__name__)
 
 
-class LocalProvider:
+class LocalProvider(Saving, Resting):
     """See the module docstring. All methods may be called concurrently."""
 
     name: ClassVar[str] = "local"
@@ -58,6 +61,7 @@ class LocalProvider:
         """Make the folders; adopt what an earlier hub left (its zygote of other code is replaced).
         What only new boxes need is made when the first is wanted. Idempotent."""
         await finish(self._maker.start)
+        await finish(reconcile, self._maker)
         self._maker.spares.know((await self._nursery.adopt()).get("spares", ()))
 
     async def _warm_up(self) -> None:
@@ -139,31 +143,35 @@ class LocalProvider:
         try:
             token = secrets.token_urlsafe(24)
             birth = await finish(self._maker.prepare, spec, mode, token, golden)
-            try:
-                with birth.boxd:
-                    born, _ = await self._nursery.ask(birth.ask, (birth.boxd.fileno(),))
-                self._maker.spares.came(birth.after)
-            except BaseException:
-                with contextlib.suppress(NotNow, Ambiguous):
-                    await self._nursery.tell({"op": "drop", "group": birth.ask["half"]["group"]})
-                    if birth.after is not None:
-                        await self._nursery.tell({"op": "drop", "group": birth.after.group})
-                await finish(self._maker.abandon, birth.after)
-                raise
-            failpoint.hit("ensure.asked")
-            pid = int(born["pid"])
-            record = self._maker.confirm(birth.record, pid, int(born["start"]))
-            failpoint.hit("ensure.confirmed")
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self._first_words(spec.key, pid))
-                both.create_task(finish(self._maker.records.sync, spec.key))
+            return self._handle(await self._bear(birth))
         except BaseException as e:
             await finish(self._maker.remove, spec.key)
             await self._forget(spec.key)
             if isinstance(e, ExceptionGroup):
                 raise e.exceptions[0] from None
             raise
-        return self._handle(record)
+
+    async def _bear(self, birth: Birth) -> Record:
+        key = birth.record.key
+        try:
+            with birth.boxd:
+                born, _ = await self._nursery.ask(birth.ask, (birth.boxd.fileno(),))
+            self._maker.spares.came(birth.after)
+        except BaseException:
+            with contextlib.suppress(NotNow, Ambiguous):
+                await self._nursery.tell({"op": "drop", "group": birth.ask["half"]["group"]})
+                if birth.after is not None:
+                    await self._nursery.tell({"op": "drop", "group": birth.after.group})
+            await finish(self._maker.abandon, birth.after)
+            raise
+        failpoint.hit("ensure.asked")
+        pid = int(born["pid"])
+        record = self._maker.confirm(birth.record, pid, int(born["start"]))
+        failpoint.hit("ensure.confirmed")
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._first_words(key, pid))
+            both.create_task(finish(self._maker.records.sync, key))
+        return record
 
     async def _forget(self, key: str) -> None:
         """Have the zygote drop the box's listening sockets; without a zygote there are none."""
@@ -287,7 +295,7 @@ class LocalProvider:
         return removed
 
     async def _find(self, known: frozenset[str]) -> Sequence[Found]:
-        mine = known | self._private | self._locks.keys()
+        mine = known | self._private | {key.removeprefix(SNAP_LOCK) for key in self._locks}
         zygote = await self._nursery.ping()
         return await finish(find_leaks, self._maker, mine, zygote, self._building.locked())
 

@@ -22,6 +22,8 @@ from thopter.model.ids import check_name
 from thopter.model.nouns import Isolation, Limits
 from thopter.model.sockets import BoxSpec
 
+STOPPED = "stopped"  # mark: ended on purpose, its files are kept
+STILL = "still"  # mark: frozen for the instant of a snapshot
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -51,7 +53,9 @@ def check_spec(spec: BoxSpec) -> None:
 
 class Record(Struct, frozen=True, kw_only=True):
     """One box as the provider knows it. ``pid``/``start``/``boot`` name its first process for good;
-    ``base``/``count`` are its ids outside; ``golden`` is the digest, not the name."""
+    ``base``/``count`` are its ids outside, ``stored`` the first id of its files on disk (0: ours);
+    ``golden`` is the digest, not the name; ``snapshot`` what it was made from. ``stopped``: it was
+    ended on purpose."""
 
     key: str
     name: str
@@ -61,6 +65,8 @@ class Record(Struct, frozen=True, kw_only=True):
     group: str = ""  # name of its control group
     base: int = 0
     count: int = 1
+    stored: int = 0
+    snapshot: str = ""
     ports: tuple[int, ...] = ()
     tags: dict[str, str] = field(default_factory=dict)
     limits: Limits = Limits()
@@ -68,6 +74,7 @@ class Record(Struct, frozen=True, kw_only=True):
     pid: int = 0
     start: int = 0
     boot: str = ""
+    stopped: bool = False
 
     @property
     def complete(self) -> bool:
@@ -100,7 +107,9 @@ class Records:
             made = msgspec.json.decode((folder / "made.json").read_bytes(), type=_Made)
         except (FileNotFoundError, msgspec.DecodeError):
             return record
-        return msgspec.structs.replace(record, pid=made.pid, start=made.start, boot=made.boot)
+        return msgspec.structs.replace(
+            record, pid=made.pid, start=made.start, boot=made.boot, stopped=self.marked(key, STOPPED)
+        )
 
     def keys(self) -> list[str]:
         """Every key that has a folder, readable or not."""
@@ -117,36 +126,60 @@ class Records:
         """Write that a box is about to be made. Survives kill -9, and a power cut after :meth:`sync`."""
         with contextlib.suppress(FileExistsError):
             os.mkdir(self.folder / record.key, 0o700)
-        self._put(record.key, "box.json", record)
+        write_json(self.folder / record.key / "box.json", record)
 
     def made(self, record: Record, pid: int, start: int, boot: str) -> Record:
         """Write that it lives, with its first process; returns the record as it is now."""
-        self._put(record.key, "made.json", _Made(pid=pid, start=start, boot=boot))
+        write_json(self.folder / record.key / "made.json", _Made(pid=pid, start=start, boot=boot))
         return msgspec.structs.replace(record, pid=pid, start=start, boot=boot)
 
-    def _put(self, key: str, name: str, content: Struct) -> None:
-        path = f"{self.folder}/{key}/{name}"
-        fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, msgspec.json.encode(content))
-        finally:
-            os.close(fd)
-        os.rename(path + ".new", path)
+    def mark(self, key: str, what: str, durable: bool = True) -> None:
+        """Put the mark ``what`` on ``key``."""
+        folder = self.folder / key
+        os.close(os.open(folder / what, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if durable:
+            sync_path(folder)
+
+    def unmark(self, key: str, what: str, durable: bool = True) -> None:
+        """Take it off. Not there = success."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.folder / key / what).unlink()
+            if durable:
+                sync_path(self.folder / key)
+
+    def marked(self, key: str, what: str) -> bool:
+        """True when it carries that mark."""
+        return os.path.exists(f"{self.folder}/{key}/{what}")
 
     def sync(self, key: str) -> None:
         """On the disk, names and contents, when this returns."""
         folder = self.folder / key
         for path in (folder / "box.json", folder / "made.json", folder, self.folder):
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            sync_path(path)
 
     def remove(self, key: str) -> None:
         """Forget ``key``. Gone already = success."""
         folder = self.folder / key
-        for name in ("made.json.new", "made.json", "box.json.new", "box.json"):
+        for name in ("made.json.new", "made.json", "box.json.new", STOPPED, STILL, "box.json"):
             (folder / name).unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):
             folder.rmdir()
+
+
+def write_json(path: Path, content: Struct) -> None:
+    """Put ``content`` at ``path`` by rename; durable after :func:`sync_path` of it and its folder."""
+    fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, msgspec.json.encode(content))
+    finally:
+        os.close(fd)
+    os.rename(f"{path}.new", path)
+
+
+def sync_path(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -20,7 +20,7 @@ _LINKS = (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/pr
           ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx"))  # fmt: skip
 _READ_ONLY_PROC = ("sys", "sysrq-trigger", "irq", "bus", "fs", "mtrr", "acpi")
 _HIDDEN_PROC = ("kcore", "keys", "key-users", "timer_list", "latency_stats", "kmsg", "kallsyms", "modules")
-_PLACES = ("root", "golden", "lower", "usr", "state", "proc", "dev", "run")
+_PLACES = ("root", "golden", "lower", "usr", "state", "files", "proc", "dev", "run")
 _GUARDED = calls.MOUNT_ATTR_NOSUID | calls.MOUNT_ATTR_NODEV
 _DEVTMP = calls.MS_NOSUID | calls.MS_NOEXEC
 _STILL = calls.MS_NOSUID | calls.MS_NODEV
@@ -84,12 +84,13 @@ def _dev(half: Half) -> None:
     calls.mount("devpts", "dev/pts", "devpts", _DEVTMP, f"newinstance,{tty}ptmxmode=666,max=1024")
 
 
-def assemble(half: Half, order: Order, userns: int) -> None:
+def assemble(half: Half, order: Order, userns: int, files: int) -> None:
     """Mount the box's root in the nest and make it the root. ``userns`` is the box's user
-    namespace, by which the shared read-only layers are idmapped."""
+    namespace, by which the shared read-only layers are idmapped; ``files`` does it for its own."""
     idmap = userns if half.idmapped else -1
     calls.attach_tree(calls.clone_tree("state/goldens", _GUARDED, idmap), "golden")
     calls.attach_tree(calls.clone_tree("usr", _GUARDED, idmap), "lower")
+    calls.attach_tree(calls.clone_tree(f"state/{order.folder}", 0, files), "files")
     _overlay(half, order, "root", "root", f"golden/{order.golden}/root")
     _overlay(half, order, "usr", "root/usr", f"golden/{order.mask}:lower")
     frozen = _GUARDED | calls.MOUNT_ATTR_RDONLY | calls.MOUNT_ATTR_NOEXEC
@@ -103,7 +104,7 @@ def assemble(half: Half, order: Order, userns: int) -> None:
 
 
 def _overlay(half: Half, order: Order, part: str, target: str, lower: str) -> None:
-    at = f"state/{order.folder}/{part}"
+    at = f"files/{part}"
     # volatile: what a box wrote is acknowledged to nobody until it is pulled or pushed, and without
     # it every unmount syncs the whole disk (58-95 ms while others write).
     how = "redirect_dir=on,metacopy=off,index=off" if half.idmapped else "userxattr"

@@ -34,6 +34,7 @@ def find(maker: Maker, known: frozenset[str], zygote: dict[str, Any], building: 
         *_keys(maker, known),
         *_processes(maker, known, zygote),
         *_groups(maker, known),
+        *_saved(maker, known),
         *_goldens(maker, building),
         *_loops(maker),
         *(
@@ -97,10 +98,17 @@ def _groups(maker: Maker, known: frozenset[str]) -> Iterator[Found]:
         yield Found(Leak(kind="cgroup", what=f"{maker.family}/{group}"), partial(maker.groups.destroy, group))
 
 
+def _saved(maker: Maker, known: frozenset[str]) -> Iterator[Found]:
+    for snap in sorted(maker.saved.ids() - known):
+        leak = Leak(kind="directory", what=str(maker.saved.data(snap)), key=snap)
+        yield Found(leak, partial(maker.saved.remove, snap))
+
+
 def _goldens(maker: Maker, building: bool) -> Iterator[Found]:
     if building or not maker.shelf.folder.is_dir():
         return
-    for path in maker.shelf.unused(r.golden for r in maker.records.all()):
+    used = [*(r.golden for r in maker.records.all()), *(s.golden for s in maker.saved.all())]
+    for path in maker.shelf.unused(used):
         yield Found(Leak(kind="directory", what=str(path)), partial(remove_tree, path))
 
 

@@ -29,6 +29,7 @@ def remove_tree(path: Path) -> None:
         os.fchmod(top, 0o700)
         _empty(top, top)
         while True:
+            os.lseek(top, 0, os.SEEK_SET)  # btrfs lists only what was there when it was last rewound
             names = os.listdir(top)
             if not names:
                 break

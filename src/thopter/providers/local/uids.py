@@ -1,5 +1,8 @@
 """Ranges of user ids for boxes of a root hub: 65,536 each, never shared with anybody.
 
+Processes of a box have a range of its own; what boxes write is stored under one range, the same for
+all (``STORED``), and idmapped for each: so a saved box needs no walk over its files to become another.
+
 Hubs of one machine share ``/run/thopter-uids``: a file for each block of 256 ranges, holding the
 state folder that owns it. A block whose state folder is gone is free again. Which ranges of its
 blocks are in use a hub knows from its records.
@@ -17,6 +20,7 @@ from thopter.kit.paths import private_dir
 from thopter.model.errors import Refused
 
 FIRST = 0x10000000
+STORED = FIRST - 0x10000  # the ids of all boxes' files on disk; nobody ever runs as one of them
 SIZE = 0x10000
 _PER_BLOCK = 256
 _BLOCKS = (0x7FFF0000 - FIRST) // (SIZE * _PER_BLOCK)  # below 2^31: some tools take ids as signed

@@ -1,0 +1,47 @@
+"""What the facets of the local provider need of its core."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+
+from thopter.model.sockets import BoxHandle
+from thopter.providers.local import modes
+from thopter.providers.local.maker import Birth, Maker
+from thopter.providers.local.nursery import Nursery
+from thopter.providers.local.record import Record
+
+
+class Core:
+    """Implemented by LocalProvider; facets are written against it, each in a file of its own."""
+
+    _maker: Maker
+    _nursery: Nursery
+
+    def _lock(self, key: str) -> AbstractAsyncContextManager[None]:
+        """Nobody else works on ``key`` (and no sweep takes it away) while the block runs."""
+        raise NotImplementedError
+
+    def _require(self, key: str) -> Record:
+        """Its record, or NotFound. Blocking."""
+        raise NotImplementedError
+
+    def _handle(self, record: Record) -> BoxHandle:
+        """What the hub is told of it."""
+        raise NotImplementedError
+
+    async def _warm_up(self) -> None:
+        """Have all that new boxes need."""
+        raise NotImplementedError
+
+    async def _decided(self) -> modes.Mode:
+        """How boxes are made here; Refused."""
+        raise NotImplementedError
+
+    async def _bear(self, birth: Birth) -> Record:
+        """Have the zygote make a prepared box, and wait until its boxd answers. On an error the
+        builder is gone; the rest of the box is the caller's to remove."""
+        raise NotImplementedError
+
+    async def _forget(self, key: str) -> None:
+        """Have the zygote drop the box's listening sockets."""
+        raise NotImplementedError
