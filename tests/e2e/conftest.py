@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from e2e_lab import Lab, lab
+
+sys.path.append(str(Path(__file__).parent.parent / "notes"))  # the ntfy server
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from memory_dials import MemoryDials
+from memory_notes import MemoryNotes
 from msgspec import Struct
 
 from thopter.kit.paths import Paths
@@ -130,6 +131,7 @@ class MemoryFleet:
         self.told: list[str] = []
         self.thopters: dict[str, ThopterView] = {}
         self.dials = MemoryDials(self._find)
+        self.notes = MemoryNotes()
 
     def _find(self, name: str) -> ThopterView:
         found = [view for key, view in self.thopters.items() if key.startswith(name)]

@@ -59,6 +59,7 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         (
             ("hub", "hub:hub", "The hub itself: start, stop, restart, status, logs."),
             ("doctor", "doctor:doctor", "Check this machine, and say what to change."),
+            ("notify", "notify:notify", "Notes to your phone: test, list, on, off, targets."),
             ("config", "config:config", "Read and change settings."),
             ("use", "config:use", "Choose the thopter that '.' means."),
             ("completion", "about:completion", "Print completion for bash, zsh or fish."),

@@ -7,7 +7,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from typing import Any
 
 from msgspec import convert, structs
 
@@ -81,6 +83,10 @@ class Crew:
         self._nursery.spawn("model gateway's word", modelwords.follow(self.deps, self.live.get))
         await self._first_words()
         self._ready.set()
+
+    def spawn(self, name: str, work: Coroutine[Any, Any, Any]) -> None:
+        """Let ``work`` go on until the fleet stops; its failure is logged and ends nothing else."""
+        self._nursery.spawn(name, work)
 
     async def _keep_house(self) -> None:
         """Forget, now and then, what nobody can ask for any more."""

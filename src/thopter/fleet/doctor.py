@@ -10,6 +10,8 @@ from thopter.model.errors import ThopterError
 from thopter.model.nouns import BoxState, Isolation
 
 _LOW_DISK = 2 << 30
+_TOLD_MS = 2 * 86_400_000  # a note is given up after one day: tell it for another
+_TEST = "thopter notify test; thopter notify list"
 
 
 async def doctor(deps: Deps) -> list[Check]:
@@ -36,6 +38,7 @@ async def doctor(deps: Deps) -> list[Check]:
     checks.append(_disk(deps))
     checks += await _boxes(deps)
     checks += await _credentials(deps)
+    checks += await _notes(deps)
     return checks
 
 
@@ -88,4 +91,14 @@ async def _credentials(deps: Deps) -> list[Check]:
                 fix="thopter setup" if problem else "",
             )
         )
+    return found
+
+
+async def _notes(deps: Deps) -> list[Check]:
+    counts = await deps.store.notes.counts(deps.clock.now_ms() - _TOLD_MS)
+    bad = [t for t in await deps.postman.targets() if t.problem]
+    lost = counts.get("given_up", 0)
+    found = [Check(name=f"notes to {t.name}", level="fail", text=t.problem, fix=_TEST) for t in bad]
+    if lost:
+        found.append(Check(name="notes", level="warn", text=f"{lost} could not be delivered", fix=_TEST))
     return found

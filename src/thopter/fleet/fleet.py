@@ -18,6 +18,7 @@ from thopter.fleet.doctor import doctor
 from thopter.fleet.end import DestroyArgs
 from thopter.fleet.launch import GIT_PORT, routes
 from thopter.fleet.live import LiveBox
+from thopter.fleet.notes import Notes
 from thopter.fleet.views import detail, view
 from thopter.kit.channel import ExecStream
 from thopter.model.api import (
@@ -63,6 +64,7 @@ class Fleet:
         self._acceptor = Acceptor(deps)
         self._crew = Crew(deps, self._acceptor)
         self.dials = Dials(self._live)
+        self.notes = Notes(deps, self._crew.live)
         self.problem = ""
 
     @property
@@ -78,6 +80,7 @@ class Fleet:
     async def start(self) -> None:
         """See :meth:`Crew.start`."""
         await self._crew.start()
+        await self.notes.start(self._crew.spawn)
 
     async def stop(self) -> None:
         """See :meth:`Crew.stop`."""
@@ -276,10 +279,10 @@ class Fleet:
         """Run ``argv`` in the box, in the run's folder unless ``cwd`` says otherwise."""
         live, run = await self._live(name)
         link = await live.link()
-        async with link.open_exec(
-            list(argv), env=env, cwd=cwd or run.cwd or "/work", pty=pty, stdin=stdin
-        ) as session:
-            yield session
+        opened = link.open_exec(list(argv), env=env, cwd=cwd or run.cwd or "/work", pty=pty, stdin=stdin)
+        with live.person(pty is not None):
+            async with opened as session:
+                yield session
 
     async def put(self, name: str, path: str, body: AsyncIterator[bytes]) -> int:
         """Write a file in the box, atomically."""

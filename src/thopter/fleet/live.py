@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from msgspec import structs
 
@@ -47,6 +48,7 @@ class LiveBox:
         self.trouble = ""  # what the model gateway sees going wrong now
         self.held_up = False  # the model gateway saw a rate limit, and nothing get through since
         self.problems = 0  # inputs that could not be read, counted
+        self.people = 0  # who is at a terminal of the box now (attach, ssh, a page)
         self.tell_lock = asyncio.Lock()
         self.changed = asyncio.Condition()
         self._link: BoxLink | None = None
@@ -100,6 +102,15 @@ class LiveBox:
     def heard(self) -> None:
         """boxd has just answered."""
         self.alive_ms = self.deps.clock.now_ms()
+
+    @contextmanager
+    def person(self, here: bool) -> Iterator[None]:
+        """Somebody is at a terminal of the box while this lasts (when ``here``)."""
+        self.people += here
+        try:
+            yield
+        finally:
+            self.people -= here
 
     # ------------------------------------------------------------------------------ receipts
 

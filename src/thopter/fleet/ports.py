@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from thopter.model.api.notes import Target
+from thopter.model.notes import Letter, NoteKind
 from thopter.model.nouns import RepoRef
 
 
@@ -75,3 +77,17 @@ class Mirrors(Protocol):
 
     def bundle(self, slug: str, base: str, name: str) -> AsyncIterator[bytes]:
         """A git bundle of ``base..thopter/<name>``."""
+
+
+class Postman(Protocol):
+    """Brings notes to people. Addresses and their secrets stay with it."""
+
+    async def names(self) -> list[str]:
+        """Targets by name, as they are set now."""
+
+    async def targets(self) -> list[Target]:
+        """The same with their addresses, no secret in them."""
+
+    async def post(self, target: str, kind: NoteKind, letter: Letter) -> str:
+        """Send; "" when the other side took it, else why not. Bounded in time; never raises for what
+        the other side does. It may have arrived although this says no."""

@@ -23,6 +23,7 @@ from thopter.fleet.fleet import Fleet
 from thopter.flow.engine import FlowEngine
 from thopter.gateway.mirror import Mirrors
 from thopter.hub.gateways import HubGateways
+from thopter.hub.postman import Postman
 from thopter.kit.clock import SystemClock
 from thopter.kit.paths import Paths
 from thopter.kit.secrets import SecretStore, claude_credential
@@ -74,6 +75,7 @@ class Inside:
             agents=_agents(),
             gateways=HubGateways(self.paths, self.secrets),
             mirrors=Mirrors(self.paths.state / "mirrors"),
+            postman=Postman(self.secrets, lambda: self.settings),
             owner=await asyncio.to_thread(_owner, self.settings),
             identity=await asyncio.to_thread(_identity, self.settings),
             credential_problem=self._credential_problem,

@@ -14,6 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from thopter.model.errors import BadInput
+from thopter.model.notes import CHOICES as NOTE_KINDS
 
 
 class Setting(Struct, frozen=True):
@@ -23,6 +24,7 @@ class Setting(Struct, frozen=True):
     default: Any
     doc: str
     choices: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()  # a comma-separated list of these
 
     @property
     def env(self) -> str:
@@ -60,6 +62,29 @@ SETTINGS: tuple[Setting, ...] = (
         "else dropbear.", ("auto", "sshd", "dropbear"),
     ),
     Setting("hub.listen", "", "Loopback address for TCP, e.g. 127.0.0.1:8480; empty means unix socket only."),
+    Setting(
+        "notify.on", "waiting_permission,waiting_question,turn_end,done,failed,stuck,unknown,budget",
+        "What you are told of, with commas between; empty for nothing.", parts=NOTE_KINDS,
+    ),
+    Setting("notify.stop", True, "Whether the end of a turn is told at all (the old stopNotifications)."),
+    Setting("notify.ntfy_server", "https://ntfy.sh", "The ntfy server that notes go to."),
+    Setting("notify.ntfy_topic", "", "The ntfy topic that notes go to; empty means that ntfy is not used."),
+    Setting(
+        "notify.priority", "", "Priority of every note; empty: high when you are needed, else default.",
+        ("", "min", "low", "default", "high", "max"),
+    ),
+    Setting("notify.tags", "", "Tags added to those of each kind of note, with commas between."),
+    Setting("notify.click", "", "What a tap on a note opens: a URL; {name} in it is the thopter's name."),
+    Setting("notify.title", "{name} {what}", "Title of a note; may use {name} {what} {state} {task} {repo}."),
+    Setting("notify.text", "{detail}", "Text of a note; {detail} is what is asked, else the last words."),
+    Setting(
+        "notify.quiet_seconds", 30,
+        "No note of a turn's end so soon after a message of yours; 0: always (stopNotificationQuietPeriod).",
+    ),
+    Setting("notify.when_attached", False, "Whether notes come also while somebody is at its terminal."),
+    Setting("notify.stuck_minutes", 10, "After how long without any sign a working agent counts as stuck."),
+    Setting("notify.unknown_minutes", 5, "After how long an unknown state is told."),
+    Setting("notify.per_hour", 60, "At most this many notes an hour; 0 means no limit."),
     Setting("hub.log_level", "info", "How much the hub logs.", ("debug", "info", "warning", "error")),
 )  # fmt: skip
 
@@ -120,9 +145,18 @@ def parse(key: str, raw: Any, origin: str) -> Value:
             raise ValueError
     except (KeyError, ValueError, TypeError):
         raise BadInput(f"{key} = {raw!r} ({origin}) is not a usable {kind.__name__}", hint=spec.doc) from None
+    stray = [p for p in split(value) if p not in spec.parts] if spec.parts else []
+    if stray:
+        hint = f"any of {', '.join(spec.parts)}, with commas between"
+        raise BadInput(f"{key} ({origin}) has {stray[0]!r} in it, which means nothing", hint=hint)
     if spec.choices and value not in spec.choices:
         raise BadInput(f"{key} = {value!r} ({origin}) is not one of {', '.join(spec.choices)}", hint=spec.doc)
     return Value(value, origin)
+
+
+def split(value: str) -> list[str]:
+    """The parts of a comma-separated list, without blanks and empty ones."""
+    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 _BOOLS = {"1": True, "true": True, "yes": True, "on": True,

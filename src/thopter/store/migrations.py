@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from thopter.kit.clock import Clock, SystemClock
 from thopter.model.errors import Refused
 from thopter.store.db import Conn
+from thopter.store.migrations_notes import m008_notes
 
 Migration = Callable[[Conn], None]
 MIGRATIONS: list[tuple[str, Migration]] = []
@@ -125,3 +126,6 @@ def m004_requests(conn: Conn) -> None:
             lease_ms BIGINT NOT NULL)"""
     )
     conn.run("CREATE INDEX intents_open ON intents (state, created_ms)")
+
+
+migration(m008_notes)

@@ -27,6 +27,7 @@ from thopter.store.evidence import EvidenceLog, EvidenceTable
 from thopter.store.idempotency import Idempotency, IdempotencyTable
 from thopter.store.intents import Intents, IntentTable
 from thopter.store.migrations import migrate
+from thopter.store.notes import Notes, NoteTable
 from thopter.store.runs import Runs, RunTable
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ class Tx:
         self.cursors = CursorTable(conn)
         self.idempotency = IdempotencyTable(conn)
         self.intents = IntentTable(conn)
+        self.notes = NoteTable(conn)
 
 
 class Ingested(Struct, frozen=True):
@@ -66,6 +68,7 @@ class Store:
         self.cursors = Cursors(db)
         self.idempotency = Idempotency(db)
         self.intents = Intents(db)
+        self.notes = Notes(db)
 
     @classmethod
     async def open(cls, path: Path) -> Store:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thopter.hub.api import doctor, events, flows, hub, ports, thopters, work
+from thopter.hub.api import doctor, events, flows, hub, notes, ports, thopters, work
 
 ROUTES = (
     *hub.ROUTES,
@@ -12,4 +12,5 @@ ROUTES = (
     *flows.ROUTES,
     *events.ROUTES,
     *doctor.ROUTES,
+    *notes.ROUTES,
 )

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from thopter.hub.ports.notes import NotesPort
 from thopter.kit.paths import Paths
 from thopter.kit.settings import Settings
 from thopter.model.api import (
@@ -87,6 +88,10 @@ class FleetPort(Protocol):
     @property
     def dials(self) -> DialsPort:
         """Connections to ports inside boxes."""
+
+    @property
+    def notes(self) -> NotesPort:
+        """Notes to people."""
 
     async def info(self) -> FleetInfo:
         """Counts, cheap."""
