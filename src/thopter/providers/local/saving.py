@@ -8,11 +8,11 @@ right now, so chains have no depth and a dropped one is simply gone.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 from thopter.kit import failpoint
 from thopter.kit.threads import finish
-from thopter.model.errors import NotNow, ProviderError, TimedOut
+from thopter.model.errors import NotNow, ProviderError, TimedOut, Unsupported
 from thopter.model.sockets import SnapshotHandle
 from thopter.providers.local.core import Core
 from thopter.providers.local.maker import Maker, now_ms
@@ -49,6 +49,22 @@ class Saving(Core):
         check_key(snap)
         async with self._lock(SNAP_LOCK + snap):
             await finish(self._maker.saved.remove, snap)
+
+    def export_snapshot(self, snap: str) -> AsyncIterator[bytes]:
+        """Not yet."""
+        raise Unsupported("snapshots of local boxes can't be exported yet")
+
+    async def import_snapshot(
+        self, snap: str, body: AsyncIterator[bytes], tags: Mapping[str, str]
+    ) -> SnapshotHandle:
+        """Not yet."""
+        raise Unsupported("snapshots of local boxes can't be imported yet")
+
+    def build_snapshot(
+        self, snap: str, source: str, packages: Sequence[str], tags: Mapping[str, str]
+    ) -> AsyncIterator[str]:
+        """Not yet."""
+        raise Unsupported("snapshots of local boxes can't be built yet")
 
 
 def save(maker: Maker, record: Record, snap: str, tags: dict[str, str]) -> SavedBox:
