@@ -18,6 +18,7 @@ from typing import Literal
 
 from memory_dials import MemoryDials
 from memory_notes import MemoryNotes
+from memory_talk import MemoryTalk
 from msgspec import Struct
 
 from thopter.kit.paths import Paths
@@ -132,6 +133,7 @@ class MemoryFleet:
         self.thopters: dict[str, ThopterView] = {}
         self.dials = MemoryDials(self._find)
         self.notes = MemoryNotes()
+        self.talk = MemoryTalk(self._find)
 
     def _find(self, name: str) -> ThopterView:
         found = [view for key, view in self.thopters.items() if key.startswith(name)]

@@ -22,6 +22,8 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("status", "status:status", "Show all thopters, or one and the evidence of its state."),
             ("tail", "tail:tail", "Show the conversation, -f as it happens."),
             ("wait", "life:wait", "Wait until a thopter is done, waiting, or in another state."),
+            ("note", "labels:note", "Put a note of yours on a thopter."),
+            ("statusline", "labels:statusline", "Set the line shown as its task."),
             ("check", "life:check", "Is its tmux there, is its agent running?"),
             ("logs", "hub:logs", "Show the hub's log, or a thopter's."),
         ),
@@ -30,6 +32,8 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         "Talk",
         (
             ("tell", "tell:tell", "Say something to the agent; answers with a receipt."),
+            ("ask", "ask:ask", "Say something, wait for the turn's end, print the answer."),
+            ("queue", "queue:queue", "Show, drop or change messages that wait for the agent."),
             ("interrupt", "tell:interrupt", "Stop what the agent is doing now."),
             ("attach", "terminal:attach", "The agent's own screen, in tmux."),
             ("ssh", "ssh:ssh", "A shell in the box; -L, -R and -D forward ports."),
@@ -44,6 +48,7 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         (
             ("diff", "work:diff", "Show the work as a diff."),
             ("pull", "work:pull", "Bring the work into your clone, as a branch of its own."),
+            ("done", "labels:done", "Declare the work of a thopter done, or not."),
         ),
     ),
     (

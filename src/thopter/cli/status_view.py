@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from thopter.cli.text import STATE_COLOURS, ago, fit, long_span, pad, paint, span, table, width, wrap
+from thopter.cli.text import STATE_COLOURS, ago, fit, long_span, pad, paint, plural, span, table, width, wrap
 from thopter.kit.sanitize import clean, one_line
 from thopter.model.api import ThopterDetail, ThopterView
 from thopter.model.evidence import Evidence
@@ -130,6 +130,10 @@ def _troubles(view: ThopterView) -> list[tuple[str, str, str]]:
         found.append(("!", "red", one_line(view.problem, 400)))
     if view.contradiction:
         found.append(("?", "magenta", one_line(view.contradiction, 400)))
+    if view.queued:
+        found.append((">", "cyan", f"{plural(view.queued, 'message')} waiting: thopter queue {view.name}"))
+    if view.note:
+        found.append(("#", "yellow", one_line(view.note, 400)))
     return found
 
 
@@ -160,6 +164,9 @@ def detail(found: ThopterDetail, now_ms: int, columns: int, *, colour: bool, ful
     for label, text in _facts(found, now_ms):
         if text:
             lines += _wrapped(label, text, columns)
+    for n, kept in enumerate(found.queue):
+        text = f"{kept.id[-6:]}  {kept.kind}, {kept.state}: {one_line(kept.text, 200)}"
+        lines.append(fit(_line("" if n else "Queue", text), max(columns, 40)))
     if found.log:
         lines += ["", paint("Recent log", "bold", on=colour)]
         lines += ["  " + fit(one_line(line, 1000), max(columns - 2, 20)) for line in found.log[-20:]]
@@ -174,7 +181,10 @@ def _facts(found: ThopterDetail, now_ms: int) -> list[tuple[str, str]]:
     limits = ", ".join(_limit(k, v) for k, v in found.limits.items())
     said = f"{view.last_message} ({ago(view.last_message_ms, now_ms)})" if view.last_message else ""
     return [
+        ("Note", view.note),
         ("Task", view.task or found.prompt),
+        ("Status line", f"by the {view.statusline_by}" if view.statusline else ""),
+        ("Prompt", found.prompt if view.statusline else ""),
         ("Last message", said),
         ("Agent", f"{view.agent}, {running}" if view.agent else ""),
         ("Session", found.session),

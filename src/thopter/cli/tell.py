@@ -23,6 +23,8 @@ _WORDS = {"taken": "taken", "queued": "queued while it works"}
 @click.option(
     "--file", "text_file", metavar="FILE", type=click.Path(path_type=Path), help="Read the text from FILE."
 )
+@click.option("--when-idle", is_flag=True,
+              help="Let the hub keep it until the agent is at its prompt; it is said once.")  # fmt: skip
 @click.option(
     "--tail/--no-tail", "follow", default=None, help="Show the conversation after it; default on a terminal."
 )
@@ -32,17 +34,22 @@ _WORDS = {"taken": "taken", "queued": "queued while it works"}
 @pass_app
 def tell(
     app: App, name: str, text: tuple[str, ...], interrupt: bool, escapes: bool, text_file: Path | None,
-    follow: bool | None, timeout: float, as_json: bool,
+    when_idle: bool, follow: bool | None, timeout: float, as_json: bool,
 ) -> None:  # fmt: skip
     """Say TEXT to the agent; '-' reads it from standard input. Line breaks in it stay line breaks.
 
     The receipt says that the agent has it as its prompt, or that it is in the agent's own queue.
-    No receipt is an error: it may or may not have arrived.
+    No receipt is an error: it may or may not have arrived. With --when-idle the hub keeps the message,
+    whatever happens meanwhile: see 'thopter queue'.
     """
+    if when_idle and interrupt:
+        raise click.UsageError("--when-idle and --interrupt exclude each other")
     name = app.name(name)
     words = read_text(text, text_file, "text")
     if escapes:
-        words = _unescape(words)
+        words = unescape(words)
+    if when_idle:
+        return _keep(app, name, words, as_json)
     told = app.hub.tell(
         name, TellRequest(text=words, interrupt=interrupt, receipt_timeout_ms=round(timeout * 1000))
     )
@@ -59,7 +66,20 @@ def tell(
         show(app, name, follow=True, lines=5, style=Style.of(app))
 
 
-def _unescape(text: str) -> str:
+def _keep(app: App, name: str, words: str, as_json: bool) -> None:
+    from thopter.cli.queue import short
+    from thopter.mesh.talk import TalkClient
+    from thopter.model.api.talk import SendRequest
+
+    kept = TalkClient(app.hub).send(name, SendRequest(text=words))
+    if as_json:
+        return app.json(kept)
+    why = one_line(kept.held, 200) or "the agent is at its prompt; it is said now"
+    app.out(f"Kept for {kept.name} as {short(kept.id)}: {why}.")
+    return None
+
+
+def unescape(text: str) -> str:
     parts = text.split("\\\\")
     return "\\".join(part.replace("\\n", "\n").replace("\\t", "\t") for part in parts)
 

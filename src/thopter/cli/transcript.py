@@ -56,6 +56,14 @@ def draw(entry: Entry, style: Style) -> list[str]:
     return [f"{at}  {role}  {body[0]}".rstrip(), *((" " * INDENT + line).rstrip() for line in body[1:])]
 
 
+def prose(text: str, style: Style) -> list[str]:
+    """An agent's words alone, safe for a terminal: markdown rendered on one, as they are elsewhere."""
+    text = clean(text).strip("\n")
+    if style.columns and style.colour and len(text) < _MARKDOWN_MAX:
+        return _markdown(text, style.columns)
+    return wrap(text, style.columns) if style.columns else text.split("\n")
+
+
 def _body(entry: Entry, style: Style) -> list[str]:
     room = max(style.columns - INDENT, 20) if style.columns else 0
     summary = one_line(entry.summary or entry.text, 400)

@@ -15,6 +15,7 @@ from msgspec import convert, structs
 
 from thopter.fleet import modelwords
 from thopter.fleet.accept import Acceptor
+from thopter.fleet.delivery import Delivery
 from thopter.fleet.deps import Deps
 from thopter.fleet.end import DestroyArgs, Destroyer
 from thopter.fleet.launch import FlyArgs, Launcher, launch_context, routes
@@ -131,6 +132,7 @@ class Crew:
             remember_words(live, (await self.deps.store.entries.page(run.id, last=50)).entries)
         self.live[key] = live
         self._tasks[key] = [self._nursery.spawn(f"fold {box.name}", live.keep_folding())]
+        self._tasks[key].append(self._nursery.spawn(f"post {box.name}", Delivery(live).keep()))
         if box.state in (*UP, BoxState.CREATING):
             self._tasks[key].append(self._nursery.spawn(f"link {box.name}", live.keep(self._pump)))
         return live
@@ -142,6 +144,7 @@ class Crew:
         if live.run is not None and intent is not None:
             args = convert(intent.request, FlyArgs)
             ctx = launch_context(live.run, live.box.name, args.settings, args.token)
+        live.ctx = ctx
         await pump(live, link, ctx)
 
     async def release(self, key: str) -> None:

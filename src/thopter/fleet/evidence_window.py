@@ -47,6 +47,8 @@ _FACT_RANK = {
             Fact.QUESTION_ASKED,
             Fact.ANSWERED,
             Fact.DECLARED_DONE,
+            Fact.DECLARED_WAITING,
+            Fact.DECLARED_OPEN,
             Fact.STOP_REQUESTED,
             Fact.SESSION_ENDED,
             Fact.PROCESS_ALIVE,

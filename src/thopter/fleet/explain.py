@@ -29,6 +29,8 @@ _FACTS = {
     Fact.BOX_GONE: "the box is gone",
     Fact.STOP_REQUESTED: "a stop was asked for",
     Fact.DECLARED_DONE: "declared done",
+    Fact.DECLARED_WAITING: "it says that it needs a person",
+    Fact.DECLARED_OPEN: "declared not done",
 }
 _REASONS = {
     WaitReason.PERMISSION: "for a permission",

@@ -19,6 +19,7 @@ from thopter.fleet.end import DestroyArgs
 from thopter.fleet.launch import GIT_PORT, routes
 from thopter.fleet.live import LiveBox
 from thopter.fleet.notes import Notes
+from thopter.fleet.talk import Talk
 from thopter.fleet.views import detail, view
 from thopter.kit.channel import ExecStream
 from thopter.model.api import (
@@ -46,7 +47,8 @@ log = logging.getLogger(__name__)
 
 _PATIENCE_S = 2.0  # a hub that has just started is asked again only after it has looked around
 _SETTLE_S = 20.0  # looking for leftovers makes sense only when recovery has swept
-_LOG_KINDS = ("run.created", "run.state", "run.told", "box.state", "flow.step", "note")
+_LOG_KINDS = ("run.created", "run.state", "run.told", "box.state", "box.said", "flow.step", "note", "message")
+QUEUE_SHOWN = ("queued", "sending", "working", "asking", "unclear")
 
 
 class Info(Struct, frozen=True):
@@ -65,6 +67,7 @@ class Fleet:
         self._crew = Crew(deps, self._acceptor)
         self.dials = Dials(self._live)
         self.notes = Notes(deps, self._crew.live)
+        self.talk = Talk(deps, self._crew)
         self.problem = ""
 
     @property
@@ -137,8 +140,9 @@ class Fleet:
         await self._crew.settled(_PATIENCE_S)
         boxes = await self.deps.store.boxes.list(gone=include_gone)
         runs = await self.deps.store.runs.latest()
-        now = self.deps.clock.now_ms()
-        return [view(b, runs.get(b.id), self.live.get(b.id), self.deps.owner, now) for b in boxes]
+        talk = await self.deps.store.talk.views({box: run.id for box, run in runs.items()})
+        now, owner = self.deps.clock.now_ms(), self.deps.owner
+        return [view(b, runs.get(b.id), self.live.get(b.id), owner, now, talk.get(b.id)) for b in boxes]
 
     async def detail(self, name: str) -> ThopterDetail:
         """One thopter with the evidence behind its state."""
@@ -149,10 +153,13 @@ class Fleet:
         if live is not None:
             await live.refold()
             run = live.run or run
-        line = view(box, run, live, self.deps.owner, self.deps.clock.now_ms())
+        talk = await self.deps.store.talk.views({box.id: run.id if run else ""})
+        line = view(box, run, live, self.deps.owner, self.deps.clock.now_ms(), talk.get(box.id))
         recent = (await self.deps.store.events.newest(20, EventFilter(box=box.id, kinds=_LOG_KINDS))).events
         route = routes(self.deps, box, run, self.deps.agents[run.agent])[0] if run else None
-        return detail(line, box, run, live, recent, route)
+        found = detail(line, box, run, live, recent, route)
+        found.queue = [m for m in await self.talk.of_box(box) if m.state in QUEUE_SHOWN]
+        return found
 
     async def tell(self, name: str, req: TellRequest) -> TellResult:
         """Say something to the agent; returns with a receipt or raises."""
@@ -162,6 +169,7 @@ class Fleet:
                 "the hub ended while this message was being delivered; it may or may not have arrived",
                 hint=f"look with 'thopter tail {name}', then tell it again if it did not",
             )
+        telling.must_be_up(await self._find(name))
         live, run = await self._live(name)
         result = await telling.tell(live, req)
         now = self.deps.clock.now_ms()

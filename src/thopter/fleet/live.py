@@ -22,7 +22,7 @@ from thopter.model.errors import NotNow, ThopterError
 from thopter.model.events import Event
 from thopter.model.evidence import Evidence, Fact, Source, Verdict
 from thopter.model.nouns import Box, BoxState, Run, RunState
-from thopter.model.sockets import Agent, Reading
+from thopter.model.sockets import Agent, LaunchContext, Reading
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,8 @@ class LiveBox:
         self.people = 0  # who is at a terminal of the box now (attach, ssh, a page)
         self.tell_lock = asyncio.Lock()
         self.changed = asyncio.Condition()
+        self.ctx: LaunchContext | None = None  # how its run was launched, once the pumps know
+        self.mail = 0  # grows with every message that is kept for it
         self._link: BoxLink | None = None
         self._receipts: list[Callable[[Reading], None]] = []
 
@@ -124,6 +126,12 @@ class LiveBox:
         if reading.receipt:
             for callback in list(self._receipts):
                 callback(reading)
+
+    async def posted(self) -> None:
+        """A message was kept for this box, or changed."""
+        async with self.changed:
+            self.mail += 1
+            self.changed.notify_all()
 
     # ------------------------------------------------------------------------------ truth
 

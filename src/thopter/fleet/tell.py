@@ -9,8 +9,8 @@ from thopter.fleet.live import LiveBox
 from thopter.kit.channel import BoxLink
 from thopter.model.api import TellRequest, TellResult
 from thopter.model.errors import BadInput, NotNow, TimedOut
-from thopter.model.evidence import Fact
-from thopter.model.nouns import RunState, WaitReason
+from thopter.model.evidence import Evidence, Fact
+from thopter.model.nouns import Box, BoxState, RunState, WaitReason
 from thopter.model.sockets import Keys, Reading
 
 PANE = "agent:0.0"
@@ -18,7 +18,7 @@ MAX_TEXT = 1 << 20  # bytes; the limit of one prompt
 _INTERRUPT_WAIT_S = 5.0
 
 
-def _bare(text: str) -> str:
+def bare(text: str) -> str:
     """What survives any terminal: the words, without white space (editors re-wrap and trim) and
     without the blank that keeps a slash from being a command."""
     return re.sub(r"[\s\u2800]+", "", text)
@@ -56,18 +56,40 @@ async def press(link: BoxLink, steps: tuple[Keys, ...]) -> None:
     await link.tmux_keys(PANE, wire)
 
 
-def _no_dialog(live: LiveBox) -> None:
-    """Words typed at an open dialog would be taken for its answer."""
-    if live.verdict.reason in (WaitReason.PERMISSION, WaitReason.QUESTION):
+def dialog(live: LiveBox) -> Evidence | None:
+    """The dialog that is open at the agent's terminal, or None. (A question that the agent only
+    declared is none: it is at its prompt.)"""
+    if live.verdict.reason not in (WaitReason.PERMISSION, WaitReason.QUESTION):
+        return None
+    asks = (Fact.PERMISSION_ASKED, Fact.QUESTION_ASKED)
+    return next((e for e in live.verdict.because if e.fact in asks), None)
+
+
+def must_be_up(box: Box) -> None:
+    """Refuse a message for a box whose processes stand still or are ended; the hub can keep it."""
+    if box.state in (BoxState.FROZEN, BoxState.SUSPENDED, BoxState.STOPPED):
+        how = "thaw" if box.state is BoxState.FROZEN else "resume"
         raise NotNow(
-            f"{live.box.name} asks for a {live.verdict.reason} and takes no message now",
+            f"{box.name} is {box.state} and takes no message now",
+            hint=f"'thopter {how} {box.name}' first; 'thopter tell --when-idle {box.name}' waits for that",
+        )
+
+
+def no_dialog(live: LiveBox) -> None:
+    """Words typed at an open dialog would be taken for its answer."""
+    asked = dialog(live)
+    if asked is not None:
+        what = f": {asked.detail}" if asked.detail else ""
+        raise NotNow(
+            f"{live.box.name} asks for a {live.verdict.reason} and takes no message now{what}",
             hint=f"answer it with 'thopter attach {live.box.name}', or interrupt it first: 'thopter tell -i'",
         )
 
 
-def _must_listen(live: LiveBox) -> None:
+def must_listen(live: LiveBox) -> None:
+    """Refuse when no agent is there to listen."""
     assert live.run is not None and live.agent is not None  # the fleet checked
-    if live.verdict.state in (RunState.FAILED, RunState.DONE, RunState.STOPPED) or not live.agent_running:
+    if live.verdict.state in (RunState.FAILED, RunState.STOPPED) or not live.agent_running:
         raise NotNow(
             f"the agent of {live.box.name} is not running ({live.verdict.state})",
             hint=f"look with 'thopter attach {live.box.name}' or 'thopter ssh {live.box.name}'",
@@ -76,7 +98,7 @@ def _must_listen(live: LiveBox) -> None:
 
 async def interrupt(live: LiveBox) -> None:
     """Stop the present turn; returns when the agent shows that it stopped, or has nothing to stop."""
-    _must_listen(live)
+    must_listen(live)
     assert live.agent is not None  # checked above
     link = await live.link()
     started = live.deps.clock.now_ms()
@@ -98,17 +120,17 @@ async def tell(live: LiveBox, req: TellRequest) -> TellResult:
     screen. Tells to one thopter are serialised, so that two never mix in its input line.
     """
     check_text(req.text)
-    _must_listen(live)
+    must_listen(live)
     assert live.agent is not None  # checked above
     if not req.interrupt:
-        _no_dialog(live)
+        no_dialog(live)
     steps = live.agent.say(req.text)
-    want = _bare("".join(step.text or step.paste for step in steps))
+    want = bare("".join(step.text or step.paste for step in steps))
     busy = live.verdict.state is RunState.WORKING  # then what the agent says it has, it has queued
     got: asyncio.Future[Reading] = asyncio.get_running_loop().create_future()
 
     def look(reading: Reading) -> None:
-        seen = _bare(reading.receipt)
+        seen = bare(reading.receipt)
         if not got.done() and seen and (seen in want or want in seen):
             got.set_result(reading)
 

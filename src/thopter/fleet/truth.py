@@ -68,9 +68,10 @@ def _came_back(whole: Window, exited: Evidence, limits: TruthLimits) -> bool:
 
 
 def _done(life: Window) -> Verdict | None:
-    """Declared done: stays so until a new turn begins, whatever becomes of process and box."""
-    said = life.last(Fact.DECLARED_DONE)
-    if said is None:
+    """Declared done: stays so until a new turn begins or somebody takes the word back, whatever
+    becomes of process and box."""
+    said = life.last(Fact.DECLARED_DONE, Fact.DECLARED_OPEN)
+    if said is None or said.fact is Fact.DECLARED_OPEN:
         return None
     started = life.last(Fact.TURN_STARTED)
     if started is not None and started.at_ms > said.at_ms:

@@ -207,6 +207,9 @@ class _Turn:
         since = _at(ends[0])
         failure = next((e for e in reversed(ends) if e.fact is Fact.TURN_FAILED), None)
         if failure is None:
+            asked = self.declared()
+            if asked is not None:
+                return _waiting(WaitReason.QUESTION, since, asked, ends[-1])
             return _waiting(WaitReason.TURN_END, since, ends[-1])
         word = text(failure, "error")
         problem = ": ".join(w for w in (word or "the turn failed", failure.detail) if w)
@@ -216,6 +219,13 @@ class _Turn:
         return Verdict(
             state=RunState.WAITING, reason=reason, since_ms=since, because=(failure,), problem=problem
         )
+
+    def declared(self) -> Evidence | None:
+        """The agent's own word, in the turn that has ended, that it needs a person."""
+        said = self.life.last(Fact.DECLARED_WAITING, Fact.DECLARED_OPEN)
+        if said is None or said.fact is Fact.DECLARED_OPEN or said.at_ms < _at(self.started):
+            return None
+        return said
 
     def _reopened(self, end: Evidence) -> bool:
         """Work was seen between this end and the last one, so it ended an earlier turn."""

@@ -9,6 +9,7 @@ from msgspec import to_builtins
 from thopter.fleet.live import LiveBox
 from thopter.fleet.ports import ModelRoute
 from thopter.model.api import ThopterDetail, ThopterView
+from thopter.model.api.talk import TalkView
 from thopter.model.events import Event
 from thopter.model.evidence import Verdict
 from thopter.model.nouns import Box, BoxState, Run, RunState
@@ -24,10 +25,13 @@ def one_line(text: str, limit: int = _TASK_CHARS) -> str:
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
 
-def view(box: Box, run: Run | None, live: LiveBox | None, owner: str, now_ms: int) -> ThopterView:
+def view(
+    box: Box, run: Run | None, live: LiveBox | None, owner: str, now_ms: int, talk: TalkView | None = None
+) -> ThopterView:
     """One line. Without a live box only what is recorded is said, and nothing is guessed."""
     verdict = live.verdict if live is not None else Verdict(state=run.state if run else RunState.UNKNOWN)
     heartbeat = live.alive_ms if live is not None else 0
+    talk = talk or TalkView()
     return ThopterView(
         name=box.name,
         id=box.id,
@@ -40,7 +44,7 @@ def view(box: Box, run: Run | None, live: LiveBox | None, owner: str, now_ms: in
         state=(verdict.state if live is not None else run.state) if run else "",
         reason=(verdict.reason if live is not None else run.reason) or "" if run else "",
         since_ms=verdict.since_ms or (run.changed_ms if run else box.changed_ms),
-        task=one_line(run.prompt) if run else "",
+        task=talk.statusline or (one_line(run.prompt) if run else ""),
         repo=run.repo.source if run and run.repo else "",
         branch=f"thopter/{box.name}" if run and run.repo else "",
         created_ms=box.created_ms,
@@ -51,6 +55,10 @@ def view(box: Box, run: Run | None, live: LiveBox | None, owner: str, now_ms: in
         last_message_ms=live.last_message_ms if live is not None else 0,
         problem=box.problem or (run.problem if run else "") or (live.trouble if live is not None else ""),
         contradiction=verdict.contradiction,
+        note=talk.note,
+        statusline=talk.statusline,
+        statusline_by=talk.statusline_by,
+        queued=talk.queued,
     )
 
 
@@ -84,6 +92,10 @@ def _log_line(event: Event) -> str:
         said = f"{d.get('state')}" + (f" ({d['reason']})" if d.get("reason") else "")
     elif event.kind == "flow.step":
         said = f"{d.get('title') or d.get('name')}: {d.get('status')}"
+    elif event.kind == "message":
+        said = f"{d.get('kind')} {d.get('state')}: {one_line(str(d.get('text') or ''), 100)}"
+    elif event.kind == "box.said":
+        said = f"{d.get('verb')} {one_line(str(d.get('text') or ''), 300)}".strip()
     else:
         said = one_line(str(d.get("text") or d.get("summary") or d.get("state") or ""), 120)
     at = time.strftime("%H:%M:%S", time.localtime(event.at_ms / 1000))

@@ -12,7 +12,8 @@ class Event(Struct, frozen=True, kw_only=True):
 
     Kinds so far: ``hub.started``, ``box.created``, ``box.state``, ``box.destroyed``,
     ``run.created``, ``run.state``, ``run.told``, ``flow.step``, ``flow.done``, ``entry``
-    (data is an Entry), ``note``.
+    (data is an Entry), ``note``, ``message`` (a kept message changed its state), ``label`` (note or
+    status line set), ``box.said`` (what the box's own ``thopter-status`` reported).
     """
 
     kind: str

@@ -21,6 +21,7 @@ class Source(enum.StrEnum):
     PROVIDER = "provider"
     GATEWAY = "gateway"  # what the model gateway saw
     HUB = "hub"  # what the hub itself did (launched, told, stopped)
+    DECLARED = "declared"  # what the agent (by thopter-status in its box) or a person says of the work
 
 
 class Fact(enum.StrEnum):
@@ -48,6 +49,8 @@ class Fact(enum.StrEnum):
     BOX_GONE = "box_gone"
     STOP_REQUESTED = "stop_requested"
     DECLARED_DONE = "declared_done"  # the agent or the operator says the work is done
+    DECLARED_WAITING = "declared_waiting"  # the agent says that it needs a person
+    DECLARED_OPEN = "declared_open"  # such a word is taken back: there is work to do
 
 
 class Evidence(Struct, frozen=True, kw_only=True):

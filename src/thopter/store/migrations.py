@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from thopter.kit.clock import Clock, SystemClock
 from thopter.model.errors import Refused
+from thopter.store import migrations_talk
 from thopter.store.db import Conn
 from thopter.store.migrations_notes import m008_notes
 
@@ -128,4 +129,5 @@ def m004_requests(conn: Conn) -> None:
     conn.run("CREATE INDEX intents_open ON intents (state, created_ms)")
 
 
+migration(migrations_talk.m006_talk)
 migration(m008_notes)

@@ -29,6 +29,7 @@ from thopter.store.intents import Intents, IntentTable
 from thopter.store.migrations import migrate
 from thopter.store.notes import Notes, NoteTable
 from thopter.store.runs import Runs, RunTable
+from thopter.store.talk import LabelTable, LetterTable, Talk
 
 T = TypeVar("T")
 
@@ -46,6 +47,8 @@ class Tx:
         self.idempotency = IdempotencyTable(conn)
         self.intents = IntentTable(conn)
         self.notes = NoteTable(conn)
+        self.letters = LetterTable(conn)
+        self.labels = LabelTable(conn)
 
 
 class Ingested(Struct, frozen=True):
@@ -69,6 +72,7 @@ class Store:
         self.idempotency = Idempotency(db)
         self.intents = Intents(db)
         self.notes = Notes(db)
+        self.talk = Talk(db)
 
     @classmethod
     async def open(cls, path: Path) -> Store:

@@ -30,6 +30,7 @@ _NEUTRAL = frozenset(
         "PostModelSwitch",
     }
 )  # fmt: skip
+_SAID = 400  # characters of what a turn ended with, to know its entry in the transcript
 _STAYS = ("clear", "resume")  # SessionEnd reasons after which the program goes on
 
 
@@ -151,9 +152,10 @@ def _stop(call: _Call) -> tuple[Evidence, ...]:
     going = sum(
         table(t).get("status") in ("running", "pending") for t in items(call.body.get("background_tasks"))
     )
-    if going:
-        return call.fact(Fact.TURN_ENDED, f"({going} in the background)", background=going)
-    return call.fact(Fact.TURN_ENDED)
+    data: dict[str, Any] = {"background": going} if going else {}
+    if isinstance(call.body.get("last_assistant_message"), str):
+        data["last"] = text(call.body["last_assistant_message"], _SAID)
+    return call.fact(Fact.TURN_ENDED, f"({going} in the background)" if going else "", **data)
 
 
 def _stop_failure(call: _Call) -> tuple[Evidence, ...]:

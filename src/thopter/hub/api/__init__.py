@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from thopter.hub.api import doctor, events, flows, hub, notes, ports, thopters, work
+from thopter.hub.api import doctor, events, flows, hub, notes, ports, talk, thopters, work
 
 ROUTES = (
     *hub.ROUTES,
     *thopters.ROUTES,
+    *talk.ROUTES,
     *work.ROUTES,
     *ports.ROUTES,
     *flows.ROUTES,

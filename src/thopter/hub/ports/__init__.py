@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from thopter.hub.ports.notes import NotesPort
+from thopter.hub.ports.talk import TalkPort
 from thopter.kit.paths import Paths
 from thopter.kit.settings import Settings
 from thopter.model.api import (
@@ -92,6 +93,10 @@ class FleetPort(Protocol):
     @property
     def notes(self) -> NotesPort:
         """Notes to people."""
+
+    @property
+    def talk(self) -> TalkPort:
+        """Talking beyond a plain tell."""
 
     async def info(self) -> FleetInfo:
         """Counts, cheap."""

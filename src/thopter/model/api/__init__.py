@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct, field
 
+from thopter.model.api.talk import Message
 from thopter.model.evidence import Evidence
 from thopter.model.nouns import Entry, Leak
 
@@ -69,7 +70,10 @@ class FlowView(Struct, kw_only=True):
 
 
 class ThopterView(Struct, kw_only=True):
-    """One line of ``thopter status``; the names in T3-014 of the old JSON are given by the CLI."""
+    """One line of ``thopter status``; the names in T3-014 of the old JSON are given by the CLI.
+
+    ``task``: the status line where there is one, else the prompt's beginning. ``queued``: how many
+    messages the hub keeps for it."""
 
     name: str
     id: str
@@ -93,6 +97,10 @@ class ThopterView(Struct, kw_only=True):
     last_message_ms: int = 0
     problem: str = ""
     contradiction: str = ""
+    note: str = ""
+    statusline: str = ""
+    statusline_by: str = ""
+    queued: int = 0
 
 
 class ThopterDetail(Struct, kw_only=True):
@@ -107,6 +115,7 @@ class ThopterDetail(Struct, kw_only=True):
     cwd: str = ""
     model_endpoint: str = ""
     limits: dict[str, Any] = field(default_factory=dict)
+    queue: list[Message] = field(default_factory=list)
 
 
 class TellRequest(Struct, kw_only=True):
