@@ -16,6 +16,7 @@ from thopter.boxd.tools import Tool, ToolResult
 if TYPE_CHECKING:  # they need the Box themselves
     from thopter.boxd.hooks import Hooks
     from thopter.boxd.runs import Runs
+    from thopter.boxd.said import Said
     from thopter.boxd.tmux import Tmux
 
 
@@ -39,6 +40,7 @@ class Box:
         self.tmux: Tmux
         self.hooks: Hooks
         self.runs: Runs
+        self.said: Said
 
     async def tool(self, argv: List[bytes], stdin: bytes = b"") -> ToolResult:
         """Run a helper program with the box's own environment; killed when we are cancelled."""

@@ -65,6 +65,7 @@ class Hooks:
 
     def _listen(self, listener: socket.socket) -> None:
         self.port = listener.getsockname()[1]
+        self._box.said.listening(self.port)
         Acceptor(self._box.loop, listener, self._take)
 
     def _take(self, sock: socket.socket) -> None:
@@ -87,6 +88,8 @@ class Hooks:
 
     def take(self, request: HttpRequest, connection: _HookConnection) -> Optional[bytes]:
         """Record a hook; return the answer, or None when it is held. Raises HttpError."""
+        if request.path.startswith("/said"):
+            return self._box.said.take(request)
         match = _EVENT.fullmatch(request.path)
         if match is None:
             raise HttpError(404, "hooks are POSTed to /hook/<Event>")

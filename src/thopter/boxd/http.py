@@ -150,8 +150,8 @@ def _unquote(text: str) -> str:
 _REASONS = {
     100: "Continue", 200: "OK", 204: "No Content", 400: "Bad Request", 401: "Unauthorized",
     403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed", 411: "Length Required",
-    413: "Content Too Large", 417: "Expectation Failed", 431: "Request Header Fields Too Large",
-    503: "Service Unavailable", 505: "HTTP Version Not Supported",
+    413: "Content Too Large", 417: "Expectation Failed", 429: "Too Many Requests",
+    431: "Request Header Fields Too Large", 503: "Service Unavailable", 505: "HTTP Version Not Supported",
 }  # fmt: skip
 
 

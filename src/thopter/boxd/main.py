@@ -23,6 +23,7 @@ from thopter.boxd.conn import Channel, Connection, Handler, Immediate, Opener
 from thopter.boxd.fields import OpError, Request
 from thopter.boxd.loop import log
 from thopter.boxd.runs import Runs
+from thopter.boxd.said import Said
 
 VERSION = "1"
 for _name in ("utf-8", "ascii", "latin-1", "idna"):
@@ -61,6 +62,7 @@ class Server:
         box.journal.append("boot", boot=box.boot, pid=os.getpid())
         box.tmux = tmux.Tmux(box)
         box.runs = Runs(box)
+        box.said = Said(box)
         box.hooks = hooks.Hooks(box, hook_listener)
         self._connections: Set[Connection] = set()
         self._ops: Dict[str, Opener] = {name: partial(opener, box) for name, opener in _OPS.items()}

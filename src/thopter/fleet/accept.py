@@ -13,6 +13,7 @@ from typing import Any
 from msgspec import Struct, convert, structs
 
 from thopter.fleet.deps import Deps, request_mark
+from thopter.fleet.instructions import read_instructions
 from thopter.fleet.launch import FlyArgs, new_limits, new_token
 from thopter.fleet.tell import check_text
 from thopter.kit.names import friendly
@@ -81,6 +82,8 @@ class Acceptor:
         )
         settings = self.deps.settings.section(f"agents.{req.agent}")
         settings |= {k: v for k, v in (("permission_mode", req.permission_mode), ("model", req.model)) if v}
+        own = read_instructions(str(settings.pop("instructions", "")), f"agents.{req.agent}.instructions")
+        settings |= {"instructions_text": own} if own else {}
         names = [req.name] if req.name else [friendly() for _ in range(_NAMES_TRIED)]
 
         def record(tx: Tx) -> Intent:

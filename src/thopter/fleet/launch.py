@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec import Struct, structs, to_builtins
 
+from thopter.fleet import status_tool
 from thopter.fleet.deps import Deps
 from thopter.fleet.live import LiveBox
 from thopter.fleet.ports import GitRoute, ModelRoute
@@ -193,7 +194,7 @@ class Launcher:
         _live, link, run = await self._at(args)
         agent = self.deps.agents[args.agent]
         ctx = launch_context(run, args.name, args.settings, args.token)
-        files = agent.prepare(ctx)
+        files = (*status_tool.files(), *agent.prepare(ctx))
         for file in files:
             await link.put(file.path, file.content, mode=file.mode)
         if run.prompt:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
+from thopter.fleet import reports
 from thopter.fleet.evidence_window import admit, clock_offset
 from thopter.fleet.live import LiveBox
+from thopter.fleet.reports import Report
 from thopter.kit.channel import BoxLink
 from thopter.model.errors import ThopterError
 from thopter.model.events import Event
@@ -84,15 +86,16 @@ async def _journal(live: LiveBox, link: BoxLink) -> None:
     after = int(cursors.get("journal", 0))
     async for batch in _batches(link.journal(after=after, follow=True)):
         readings: list[Reading] = []
+        said: list[Report] = []
         for record in batch:
-            readings.append(_read_record(live, record))
+            readings.append(_read_record(live, record, said))
             seq = record.get("last" if record.get("kind") == "gap" else "seq")
             if isinstance(seq, int):
                 after = max(after, seq)
-        await take(live, readings, {"journal": after})
+        await take(live, readings, {"journal": after}, await reports.keep(live, said) if said else [])
 
 
-def _read_record(live: LiveBox, record: dict[str, Any]) -> Reading:
+def _read_record(live: LiveBox, record: dict[str, Any], said: list[Report]) -> Reading:
     now = live.deps.clock.now_ms()
     at = record.get("at_ms")
     at_ms = at if isinstance(at, int) else now
@@ -102,12 +105,18 @@ def _read_record(live: LiveBox, record: dict[str, Any]) -> Reading:
     if kind == "hook" and live.agent is not None:
         body = str(record.get("body", "")).encode(errors="surrogateescape")
         return live.agent.read_hook(str(record.get("event", "")), body, at_ms, now)
+    if kind == "said":
+        report = reports.read(record, at_ms, now)
+        if report is None:
+            return Reading(problem="a report that makes no sense")
+        said.append(report)
+        return Reading(evidence=report.evidence)
     if kind == "run.started":
         data = {"pid": record.get("pid")}
         return _fact(Source.PROCESS, Fact.PROCESS_ALIVE, at_ms, now, "the agent's process started", data)
     if kind == "run.exited":
-        said, data = _ending(record)
-        return _fact(Source.PROCESS, Fact.PROCESS_EXITED, at_ms, now, f"the agent ended: {said}", data)
+        how, data = _ending(record)
+        return _fact(Source.PROCESS, Fact.PROCESS_EXITED, at_ms, now, f"the agent ended: {how}", data)
     if kind == "gap":
         log.warning("box %s: journal has a gap of %s records", live.box.name, record.get("count"))
     return Reading()
@@ -175,7 +184,9 @@ async def _status(live: LiveBox, link: BoxLink, ctx: LaunchContext) -> None:
         await live.deps.clock.sleep(STATUS_S if at_work else STATUS_REST_S)
 
 
-async def take(live: LiveBox, readings: list[Reading], cursors: dict[str, int]) -> None:
+async def take(
+    live: LiveBox, readings: list[Reading], cursors: dict[str, int], events: Sequence[Event] = ()
+) -> None:
     """Store a batch with its cursors, then learn from it, pass receipts on and fold."""
     entries = [e for r in readings for e in r.entries]
     evidence = [admit(e, live.offset_ms) for r in readings for e in r.evidence]
@@ -186,7 +197,7 @@ async def take(live: LiveBox, readings: list[Reading], cursors: dict[str, int]) 
     run_id = live.run.id if live.run is not None else ""
     if entries or evidence or cursors:
         await live.deps.store.ingest(
-            live.box.id, run_id, cursors, entries, evidence, _entry_events(live, entries)
+            live.box.id, run_id, cursors, entries, evidence, [*_entry_events(live, entries), *events]
         )
     remember_words(live, entries)
     live.learn(evidence)

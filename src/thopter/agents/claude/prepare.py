@@ -9,6 +9,7 @@ import json
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from thopter.model.briefing import briefing
 from thopter.model.sockets import FileSpec, LaunchContext
 
 MANAGED_SETTINGS = "/etc/claude-code/managed-settings.json"
@@ -105,6 +106,12 @@ def state(ctx: LaunchContext) -> dict[str, Any]:
     }
 
 
+def instructions(ctx: LaunchContext) -> str:
+    """What the agent is told of where it is: the operator's own text in place of thopter's."""
+    own = ctx.settings.get("instructions_text")
+    return own if isinstance(own, str) and own else briefing(ctx.name, ctx.cwd)
+
+
 def _json(path: str, data: dict[str, Any], mode: int = 0o600) -> FileSpec:
     return FileSpec(path=path, content=json.dumps(data, indent=1).encode() + b"\n", mode=mode)
 
@@ -114,6 +121,8 @@ def files(ctx: LaunchContext) -> tuple[FileSpec, ...]:
     return (
         _json(f"{ctx.home}/.claude.json", state(ctx)),
         _json(f"{ctx.home}/.claude/settings.json", settings(ctx)),
+        # The user's own memory file: a repository's CLAUDE.md is read beside it, and never written.
+        FileSpec(path=f"{ctx.home}/.claude/CLAUDE.md", content=instructions(ctx).encode(), mode=0o644),
         FileSpec(path=script_path(ctx), content=HOOK_SCRIPT.encode(), mode=0o755),
         # Here the settings of a repository cannot switch our hooks off (``disableAllHooks``).
         _json(MANAGED_SETTINGS, {"hooks": hooks(ctx)}, mode=0o644),
