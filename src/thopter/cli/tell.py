@@ -80,6 +80,7 @@ def _keep(app: App, name: str, words: str, as_json: bool) -> None:
 
 
 def unescape(text: str) -> str:
+    r"""Read ``\n`` as a line break, ``\t`` as a tab and ``\\`` as a backslash."""
     parts = text.split("\\\\")
     return "\\".join(part.replace("\\n", "\n").replace("\\t", "\t") for part in parts)
 

@@ -52,6 +52,9 @@ class LiveBox:
         self.tell_lock = asyncio.Lock()
         self.changed = asyncio.Condition()
         self.ctx: LaunchContext | None = None  # how its run was launched, once the pumps know
+        self.session_ms = 0  # when the run's own session was last seen to begin
+        self.session_left = False  # that session ended, and its program goes on with another one
+        self._followed = ("", "")  # run, and the session that its program has gone over to
         self.mail = 0  # grows with every message that is kept for it
         self._link: BoxLink | None = None
         self._receipts: list[Callable[[Reading], None]] = []
@@ -127,6 +130,24 @@ class LiveBox:
             for callback in list(self._receipts):
                 callback(reading)
 
+    @property
+    def session(self) -> str:
+        """The agent's own session now."""
+        if self.run is None:
+            return ""
+        return self._followed[1] if self._followed[0] == self.run.id else self.run.session
+
+    def follow_session(self, session: str) -> None:
+        """The agent's program went over to another session; recorded with the next batch."""
+        if self.run is not None:
+            self._followed = (self.run.id, session)
+
+    async def keep_session(self) -> None:
+        """Record the session that the agent went over to, so that it is resumed in that one."""
+        if self.run is not None and self.session != self.run.session:
+            self.run = structs.replace(self.run, session=self.session)
+            await self.deps.store.runs.update(self.run)
+
     async def posted(self) -> None:
         """A message was kept for this box, or changed."""
         async with self.changed:
@@ -198,8 +219,9 @@ class LiveBox:
         now = self.deps.clock.now_ms()
         problem = verdict.problem or verdict.contradiction
         run = structs.replace(
-            self.run, state=verdict.state, reason=verdict.reason, changed_ms=now, problem=problem
-        )
+            self.run, state=verdict.state, reason=verdict.reason, changed_ms=now, problem=problem,
+            session=self.session,
+        )  # fmt: skip
         event = Event(
             kind="run.state",
             at_ms=now,

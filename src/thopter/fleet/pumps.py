@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
-from thopter.fleet import reports
+from thopter.fleet import reports, sessions
 from thopter.fleet.evidence_window import admit, clock_offset
 from thopter.fleet.live import LiveBox
 from thopter.fleet.reports import Report
@@ -92,6 +92,7 @@ async def _journal(live: LiveBox, link: BoxLink) -> None:
             seq = record.get("last" if record.get("kind") == "gap" else "seq")
             if isinstance(seq, int):
                 after = max(after, seq)
+        await live.keep_session()
         await take(live, readings, {"journal": after}, await reports.keep(live, said) if said else [])
 
 
@@ -104,7 +105,7 @@ def _read_record(live: LiveBox, record: dict[str, Any], said: list[Report]) -> R
         return Reading(problem="a record of another run")
     if kind == "hook" and live.agent is not None:
         body = str(record.get("body", "")).encode(errors="surrogateescape")
-        return live.agent.read_hook(str(record.get("event", "")), body, at_ms, now)
+        return sessions.own(live, live.agent.read_hook(str(record.get("event", "")), body, at_ms, now))
     if kind == "said":
         report = reports.read(record, at_ms, now)
         if report is None:
@@ -154,7 +155,7 @@ async def _transcripts(live: LiveBox, link: BoxLink, ctx: LaunchContext) -> None
             name = str(part.get("file", ""))
             for line in part.get("lines", []):
                 raw = str(line).encode(errors="surrogateescape")
-                readings.append(live.agent.read_transcript(name, raw, now))
+                readings.append(sessions.written(live, live.agent.read_transcript(name, raw, now)))
             moved["t:" + name] = int(part.get("offset", 0))
         await take(live, readings, moved)
 

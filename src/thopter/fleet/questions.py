@@ -74,7 +74,7 @@ class Questions:
         after = letter.entries
         while True:
             page = await self.live.deps.store.entries.page(letter.run, after=after, limit=_PAGE)
-            found += page.entries
+            found += [e for e in page.entries if e.session in ("", self.live.session)]
             after = page.next
             if len(page.entries) < _PAGE:
                 return found

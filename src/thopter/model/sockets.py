@@ -275,6 +275,8 @@ class Reading(Struct, frozen=True, kw_only=True):
     receipt: str = ""  # text of a user prompt that has reached the agent
     receipt_kind: str = ""  # "taken" (it is the agent's prompt now) or "queued" (it is busy)
     problem: str = ""  # why the input could not be read (skipped and counted)
+    takes_over: bool = False  # the session takes the place of the one before in the same program
+    leaves: bool = False  # the session ends, but its program goes on with another one
 
 
 @runtime_checkable

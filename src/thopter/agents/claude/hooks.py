@@ -82,6 +82,8 @@ def read(event: str, body: bytes, at_ms: int, seen_ms: int) -> Reading:
         transcript=text(data.get("transcript_path"), 4096),
         receipt=receipt,
         problem=problem,
+        takes_over=call.event == "SessionStart" and call.get("source") == "clear",
+        leaves=call.event == "SessionEnd" and call.get("reason") in _STAYS,
     )
 
 
