@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +34,13 @@ SCENARIO = Scenario(
         Script(
             name="once",
             turns=(Turn(say="Noted.", tools=(_bash("echo once >> /work/once.txt"),)), Turn(say="Ok.")),
+        ),
+        Script(
+            name="nested",
+            turns=(
+                Turn(tools=(_bash("/opt/thopter/claude/bin/claude -p script:eight; sleep 2"),)),
+                Turn(say="It said 8."),
+            ),
         ),
         Script(name="broken", turns=(Turn(status=400, message="no such thing"),)),
         Script(
@@ -122,6 +131,23 @@ def test_ctrl_c_leaves_the_agent_at_work_and_says_how_to_get_the_answer(bee: Lab
     assert bee.run("ask", "bee", "--id", key).stdout == "Slept.\n"
 
 
+def test_an_agent_that_runs_another_one_stays_at_work_until_its_own_turn_is_over(bee: Lab) -> None:
+    before = len(_states(bee))
+    assert _ask(bee, "script:nested")["answer"] == "It said 8."
+    bee.rest("bee")
+    changes = _states(bee)[before:]
+    assert changes == ["working", "waiting"], changes
+
+
+def _states(made: Lab) -> list[str]:
+    """Every state the hub has recorded for the thopter, oldest first."""
+    with sqlite3.connect(made.paths.state / "hub.db") as conn:
+        rows = conn.execute("SELECT data FROM events WHERE kind = 'run.state' ORDER BY seq").fetchall()
+    conn.close()
+    found = [json.loads(data) for (data,) in rows]
+    return [d["state"] for d in found if d["name"] == "bee"]
+
+
 def test_a_turn_that_fails_is_told_with_its_reason(bee: Lab) -> None:
     failed = _ask(bee, "script:broken", code=1)
     assert failed["state"] == "failed" and "no such thing" in failed["problem"]
@@ -159,12 +185,20 @@ def _times(made: Lab) -> int:
     return done.stdout.split().count("once")
 
 
-@pytest.mark.parametrize("pause", [0.0, 0.15, 0.4, 0.9])
-def test_a_kept_message_is_said_once_though_the_hub_is_killed_on_the_way(bee: Lab, pause: float) -> None:
+@pytest.mark.parametrize("point", ["recorded", "pressed", "told", "0.1", "0.3", "0.5"])
+def test_a_kept_message_is_said_once_though_the_hub_is_killed_on_the_way(bee: Lab, point: str) -> None:
+    """Before the first key, between the keys and the receipt, between receipt and record, anywhere."""
     bee.run("exec", "bee", "--", "rm", "-f", "/work/once.txt")
-    kept = bee.json("tell", "--when-idle", "bee", f"script:once killed after {pause}")
-    time.sleep(pause)  # anywhere between acceptance, keystrokes, receipt and record
-    bee.kill_hub()
+    bee.run("hub", "stop")
+    named = not point[0].isdigit()
+    bee.run("hub", "start", env={"THOPTER_FAILPOINT": f"talk.{point}"} if named else {})
+    pid = bee.hub_pid()
+    kept = bee.json("tell", "--when-idle", "bee", f"script:once killed at {point}")
+    if named:
+        bee.until("the hub dies", lambda: not Path(f"/proc/{pid}").exists())
+    else:
+        time.sleep(float(point))
+        bee.kill_hub()
     bee.run("hub", "start")
     bee.until("it is settled", lambda: _state(bee, kept["id"]) not in ("queued", "sending"))
     assert _state(bee, kept["id"]) == "delivered"

@@ -6,7 +6,7 @@ import pytest
 from evidence_kit import alive, at_work, exited, finished, hook, launched, ms, said, state, status, verdict
 
 from thopter.fleet.evidence_window import admit
-from thopter.model.evidence import Fact, Source
+from thopter.model.evidence import Evidence, Fact, Source
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -266,3 +266,28 @@ def test_an_old_record_that_is_read_late_proves_life_but_decides_nothing() -> No
     assert state(*turn, now=50) == "unknown"
     assert verdict(*turn, read_late, now=50).since_ms == ms(3)
     assert state(*turn, read_late, now=50) == "working"
+
+
+def declared(fact: Fact, at: float) -> Evidence:
+    """Return what the agent or a person says of the work."""
+    return said(Source.DECLARED, fact, at)
+
+
+def test_done_is_what_somebody_declares_until_a_new_prompt_or_the_word_is_taken_back() -> None:
+    done = declared(Fact.DECLARED_DONE, 6)
+    assert state(*finished(5), done, now=7) == "done"
+    assert state(*at_work(), declared(Fact.DECLARED_DONE, 3), hook(Fact.TURN_ENDED, 5), now=6) == "done"
+    assert state(*finished(5), done, hook(Fact.TURN_STARTED, 8), now=9) == "working"
+    assert state(*finished(5), done, declared(Fact.DECLARED_OPEN, 8), now=9) == "waiting/turn_end"
+    assert state(*finished(5), done, exited(8, code=1), now=9) == "done"
+
+
+def test_an_agent_that_says_it_needs_a_person_waits_for_one_when_its_turn_ends() -> None:
+    needs = declared(Fact.DECLARED_WAITING, 3)
+    assert state(*at_work(), needs, now=4) == "working"
+    ended = [*at_work(), needs, hook(Fact.TURN_ENDED, 5)]
+    assert state(*ended, now=6) == "waiting/question"
+    assert verdict(*ended, now=6).because[0] == needs
+    assert state(*ended, declared(Fact.DECLARED_OPEN, 7), now=8) == "waiting/turn_end"
+    again = [*ended, hook(Fact.TURN_STARTED, 10), hook(Fact.TURN_ENDED, 12)]
+    assert state(*again, now=13) == "waiting/turn_end"  # said in an earlier turn

@@ -90,7 +90,7 @@ def _await(app: App, client: TalkClient, message: Message, timeout: float | None
         if trouble and not away:
             app.say(f"{trouble}; still trying")
             away = True
-        if message.state not in _UNDER_WAY:
+        if message.state not in _UNDER_WAY or (message.state == "queued" and message.reason):
             break
         if message.receipt and not told and app.stderr_tty:
             app.say(f"{message.name} has it ({one_line(message.receipt, 20)}); Ctrl-C leaves it at work")
@@ -119,6 +119,12 @@ def _error(message: Message, timeout: float | None) -> ThopterError | None:
     later = f"'thopter ask {name} --id {message.id[-6:]}' waits for its answer"
     if message.state == "answered":
         return None
+    if message.state == "queued" and message.reason:
+        asks = f": {one_line(message.asks, 1000)}" if message.asks else ""
+        return Refused(
+            f"{name} waits for a {message.reason} and was not asked yet{asks}",
+            hint=f"answer it with 'thopter attach {name}'; then {later}; or 'thopter queue {name} --drop …'",
+        )
     if message.state in _UNDER_WAY:
         return TimedOut(f"{name} has not answered after {timeout:g} s; it goes on", hint=later)
     if message.state == "asking":

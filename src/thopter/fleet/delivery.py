@@ -20,6 +20,7 @@ from thopter.fleet.evidence_window import CLOSINGS
 from thopter.fleet.live import LiveBox
 from thopter.fleet.questions import Questions
 from thopter.fleet.turns import same_words, taken_at
+from thopter.kit import failpoint
 from thopter.kit.channel import BoxLink
 from thopter.model.api import TellRequest
 from thopter.model.errors import BadInput, Conflict, NotFound, NotNow, ThopterError, TimedOut
@@ -34,6 +35,7 @@ LOOK_S = 10.0  # a key that was pressed shows in the box's record long before
 _RECEIPT_MS = 20_000
 _FAR_S = 3600.0
 _AGAIN_S = 2.0
+_ASK_S = 5.0  # a question that can not be asked is looked at again
 
 
 def at_prompt(live: LiveBox) -> bool:
@@ -110,14 +112,30 @@ class Delivery:
     async def _serve(self, letter: Letter) -> None:
         if letter.state == "sending":
             await self._look_back(letter)
+        elif letter.state == "queued" and letter.kind == "ask":
+            if await self._askable(letter):
+                await self._when(letter, listens)
         elif letter.state == "queued":
-            await self._when(letter, listens if letter.kind == "ask" else at_prompt)
+            await self._when(letter, at_prompt)
         else:
             self._asked = letter.id
             try:
                 await self.questions.follow(letter)
             finally:
                 self._asked = ""
+
+    async def _askable(self, letter: Letter) -> bool:
+        """Whether a question that nobody has yet may still be asked; records what is in its way."""
+        dead = self.questions.dead(letter)
+        if dead:
+            await self.settle(letter, "failed", Outcome(problem=f"{dead}; it was not asked"))
+            return False
+        asked = telling.dialog(self.live)
+        reason = "" if asked is None else str(self.live.verdict.reason)
+        if reason != letter.outcome.reason:
+            await self.settle(letter, "queued", Outcome(reason=reason, asks=asked.detail if asked else ""))
+            return False
+        return True
 
     # ---------------------------------------------------------------------------------- sending
 
@@ -127,7 +145,8 @@ class Delivery:
         def now(b: LiveBox) -> bool:
             return moment(b) and not (letter.kind == "tell" and self._asked)
 
-        await live.until(lambda b: now(b) or b.mail != seen, _FAR_S)
+        patience = _ASK_S if letter.kind == "ask" else _FAR_S
+        await live.until(lambda b: now(b) or b.mail != seen, patience)
         if not now(live):
             return  # something changed: the lane looks again at what is first
         await self._caught_up(await live.link(30.0))
@@ -145,6 +164,7 @@ class Delivery:
             letter, "sending", Outcome(), was=("queued",),
             sent_ms=live.deps.clock.now_ms(), marks=marks, entries=entries, run=live.run.id,
         )  # fmt: skip
+        failpoint.hit("talk.recorded")
         try:
             request = TellRequest(text=letter.text, receipt_timeout_ms=_RECEIPT_MS)
             told = await telling.tell(live, request)
@@ -158,6 +178,7 @@ class Delivery:
             await self.settle(letter, "queued", Outcome())
             await live.deps.clock.sleep(_AGAIN_S)
             return None
+        failpoint.hit("talk.told")
         await live.refold()
         return await self._arrived(letter, told.receipt, told.evidence)
 

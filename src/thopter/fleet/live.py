@@ -51,6 +51,7 @@ class LiveBox:
         self.people = 0  # who is at a terminal of the box now (attach, ssh, a page)
         self.tell_lock = asyncio.Lock()
         self.changed = asyncio.Condition()
+        self._recording = asyncio.Lock()
         self.ctx: LaunchContext | None = None  # how its run was launched, once the pumps know
         self.session_ms = 0  # when the run's own session was last seen to begin
         self.session_left = False  # that session ended, and its program goes on with another one
@@ -208,11 +209,11 @@ class LiveBox:
             return
         verdict = fold(self.picture(), self.deps.clock.now_ms())
         async with self.changed:
-            before = (self.run.state, self.run.reason)
             self.verdict = verdict
             self.changed.notify_all()
-        if (verdict.state, verdict.reason) != before:
-            await self._record(verdict)
+        async with self._recording:  # several fold at once; a change is recorded, and told, once
+            if (self.verdict.state, self.verdict.reason) != (self.run.state, self.run.reason):
+                await self._record(self.verdict)
 
     async def _record(self, verdict: Verdict) -> None:
         assert self.run is not None  # refold checked

@@ -59,7 +59,7 @@ class Questions:
             end = end_of_turn(facts, taken_ms) if at >= 0 else None
             if end is not None:
                 return await self._over(letter, at, taken_ms, end)
-            dead = self._dead(letter)
+            dead = self.dead(letter)
             if dead:
                 await self._settle(letter, "failed", structs.replace(letter.outcome, problem=dead))
                 return
@@ -79,7 +79,7 @@ class Questions:
             if len(page.entries) < _PAGE:
                 return found
 
-    def _dead(self, letter: Letter) -> str:
+    def dead(self, letter: Letter) -> str:
         """Why no answer will ever come, or empty."""
         live, v = self.live, self.live.verdict
         if live.box.state in (BoxState.LOST, BoxState.GONE):
@@ -87,7 +87,8 @@ class Questions:
         if v.state in (RunState.FAILED, RunState.STOPPED) and v.since_ms >= letter.sent_ms:
             return f"the agent is {v.state}" + (f": {v.problem}" if v.problem else "")
         launched = max((e.at_ms for e in live.evidence if e.fact is Fact.LAUNCHED), default=0)
-        return "the agent was started anew before it answered" if launched > letter.sent_ms else ""
+        anew = 0 < letter.sent_ms < launched
+        return "the agent was started anew before it answered" if anew else ""
 
     async def _asking(self, letter: Letter, at: int) -> Letter:
         """Record that its turn waits for a person, or goes on again."""

@@ -6,6 +6,7 @@ import asyncio
 import re
 
 from thopter.fleet.live import LiveBox
+from thopter.kit import failpoint
 from thopter.kit.channel import BoxLink
 from thopter.model.api import TellRequest, TellResult
 from thopter.model.errors import BadInput, NotNow, TimedOut
@@ -142,6 +143,7 @@ async def tell(live: LiveBox, req: TellRequest) -> TellResult:
         stop = live.on_receipt(look)
         try:
             await press(link, steps)
+            failpoint.hit("talk.pressed")
             async with asyncio.timeout(req.receipt_timeout_ms / 1000):
                 reading = await got
         except TimeoutError:

@@ -29,6 +29,7 @@ class Message(Struct, kw_only=True):
     said in that turn; ``failed`` ``problem`` says why (``answer`` may hold a part); ``unclear`` it
     may or may not have arrived, and is not sent again; ``dropped`` somebody took it back.
 
+    A queued ask with a ``reason`` is kept back by that dialog, and asked when it is closed.
     ``held``: why a queued one is not delivered now. ``turn_ms``: from the moment the agent took it
     to the end of its turn. ``tools``: the tools used in it, in order.
     """
