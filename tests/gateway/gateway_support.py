@@ -108,7 +108,7 @@ class Home:
     def close(self) -> None:
         for pid in self.pids:
             kill(pid)
-        for name in ("model", "git"):  # one that a supervisor started meanwhile
+        for name in ("model", "git", "egress"):  # one that a supervisor started meanwhile
             with contextlib.suppress(OSError, ValueError):
                 pong = self._ping(name)
                 kill(pong)

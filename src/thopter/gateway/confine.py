@@ -13,9 +13,12 @@ import resource
 import site
 import struct
 import sys
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+#: Below the ids of boxes, above those of people and services.
+_FIRST_UID = 0x0FFE0000
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 4, 24, 38
 _SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
@@ -54,16 +57,19 @@ def _call(what: str, result: int) -> int:
     return result
 
 
-def confine(*, writable: Sequence[Path], network: bool) -> tuple[str, ...]:
+def confine(*, writable: Sequence[Path], network: bool, uid: int = 0) -> tuple[str, ...]:
     """Give up everything else than reading the system, writing below ``writable``, and (if ``network``)
-    connecting by TCP. Returns the names of the measures that are in force."""
+    connecting by TCP; root becomes user ``uid`` when one is given. Returns the names of the measures that
+    are in force."""
     if sys.platform != "linux":
         return ()
     steps = [("no-core", _no_core), ("no-new-privs", _no_new_privs)]
     if not network:
         steps.append(("no-network", _new_network))
+    steps.append(("landlock", lambda: _landlock(writable, network)))
+    if uid:
+        steps.append(("own-uid", lambda: _become(uid)))
     steps += [
-        ("landlock", lambda: _landlock(writable, network)),
         ("no-capabilities", _drop_capabilities),
         ("not-dumpable", _not_dumpable),
     ]
@@ -75,6 +81,21 @@ def confine(*, writable: Sequence[Path], network: bool) -> tuple[str, ...]:
             continue  # the missing name in the answer is the report
         done.append(name)
     return tuple(done)
+
+
+def own_uid(state: Path) -> int:
+    """The user id of the gateways of this state folder; other hubs' are (very likely) others."""
+    return _FIRST_UID + zlib.crc32(os.fsencode(state)) % 65536
+
+
+def _become(uid: int) -> None:
+    """Change from root to ``uid`` for good. Open files and sockets stay; what is needed of the file
+    system must be loaded, since the program itself may lie where only root can read."""
+    if os.geteuid() != 0:
+        raise _NotHere("only root can change its user")
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
 
 
 def _no_core() -> None:

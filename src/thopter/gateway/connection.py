@@ -43,6 +43,8 @@ class Wire(asyncio.Protocol):
         self.buffer = bytearray()
         self.gone = False
         self.on_gone: Callable[[], None] | None = None
+        self.kept: object = None  # what a handler keeps for the next request; ``on_end`` lets go of it
+        self.on_end: Callable[[], None] | None = None
         self._transport: asyncio.Transport | None = None
         self._news = asyncio.Event()
         self._writable = asyncio.Event()
@@ -119,6 +121,11 @@ class Wire(asyncio.Protocol):
                 raise ClientGone from None
         if self._transport is None:
             raise ClientGone
+
+    async def end_writing(self) -> None:
+        """Say that nothing more will be written; the other direction goes on."""
+        if self._transport is not None and self._transport.can_write_eof():
+            self._transport.write_eof()
 
     def abort(self) -> None:
         """Reset the connection at once."""
@@ -267,6 +274,19 @@ class Exchange:
         await self.start(status, headers, len(body), body)
         await self.finish()
 
+    async def take_over(self, raw_head: bytes) -> Wire:
+        """Answer with ``raw_head`` and hand out the connection: what follows is no HTTP of ours. When the
+        handler returns, the connection is closed."""
+        self.started = self.finished = True
+        self._keep_alive = False
+        await self._wire.write(raw_head, self.limits.write_stall_seconds)
+        return self._wire
+
+    @property
+    def wire(self) -> Wire:
+        """The connection (to keep something with it)."""
+        return self._wire
+
     def cut(self) -> None:
         """Break the connection so that the client can't take half a body for a whole one."""
         self._keep_alive = False
@@ -278,7 +298,11 @@ Refuser = Callable[[Exchange, BadRequest], Awaitable[None]]
 
 
 async def serve_connection(
-    wire: Wire, limits: Callable[[], Limits], handle: Handler, refuse: Refuser
+    wire: Wire,
+    limits: Callable[[], Limits],
+    handle: Handler,
+    refuse: Refuser,
+    parse: Callable[[bytes], Head] = parse_head,
 ) -> None:
     """Serve requests until the connection ends. ``refuse`` answers requests that can't be served;
     ``handle`` may raise BadRequest before it has started its answer, or ClientGone at any time."""
@@ -287,7 +311,8 @@ async def serve_connection(
     try:
         while True:
             now = limits()
-            exchange = await _next(wire, now, now.head_seconds if first else now.keep_alive_seconds, refuse)
+            idle = now.head_seconds if first else now.keep_alive_seconds
+            exchange = await _next(wire, now, idle, refuse, parse)
             if exchange is None:
                 break
             first = False
@@ -306,10 +331,15 @@ async def serve_connection(
     except BaseException:
         wire.abort()
         raise
+    finally:
+        if wire.on_end is not None:
+            wire.on_end()
     await wire.close(linger, flush)
 
 
-async def _next(wire: Wire, limits: Limits, idle: float, refuse: Refuser) -> Exchange | None:
+async def _next(
+    wire: Wire, limits: Limits, idle: float, refuse: Refuser, parse: Callable[[bytes], Head]
+) -> Exchange | None:
     """Read the next head; None when the client went away, idled, or was refused."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + idle
@@ -330,7 +360,7 @@ async def _next(wire: Wire, limits: Limits, idle: float, refuse: Refuser) -> Exc
                 raise BadRequest(408, "the request head comes too slowly") from None
         raw = bytes(wire.buffer[:size])
         del wire.buffer[:size]
-        return Exchange(wire, parse_head(raw), limits)
+        return Exchange(wire, parse(raw), limits)
     except BadRequest as problem:
         await refuse(Exchange(wire, _UNREADABLE, limits), problem)
         return None

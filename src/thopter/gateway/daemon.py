@@ -16,9 +16,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from thopter.gateway.confine import confine
+from thopter.gateway.confine import confine, own_uid
 from thopter.gateway.service import Service
 from thopter.kit.paths import private_dir
 from thopter.model.errors import ThopterError
@@ -54,11 +54,14 @@ def main(
     build: Build,
     *,
     network: bool,
+    preload: Callable[[], None] | None = None,
     before: Callable[[Options], None] = lambda _options: None,
     argv: list[str] | None = None,
 ) -> int:
     """Run gateway ``name``; ``build`` makes its service after the process has confined itself, ``before``
     clears up (as the one that holds the lock) what the process won't be able to see afterwards.
+    ``preload``: started by root it becomes a user of its own, who writes nothing but its log and may not
+    be able to read the program: this loads what will be needed.
 
     Says one JSON line on stdout (``{"ready": pid}``, ``{"busy": true}`` or ``{"error": …}``) and then
     leaves the terminal, unless ``--foreground``. Exit code 0, or 1 when it could not start.
@@ -83,15 +86,21 @@ def main(
     if lock < 0 or control is None:
         _say({"busy": True})
         return 0
-    _log_to(folder / f"{name}.log")
+    _log_to(folder / f"{name}.log", stays_open=preload is not None)
     writable = [folder, options.state / "mirrors"] if not network else [folder]
     _more_descriptors()
     before(options)
-    service = build(options, confine(writable=writable, network=network))
+    errors = _errors_file(folder / f"{name}.err")
+    uid = 0
+    if preload is not None:
+        preload()
+        uid, writable = own_uid(options.state), []
+    service = build(options, confine(writable=writable, network=network, uid=uid))
     log.info("%s gateway up, pid %d, confined: %s", name, os.getpid(), ", ".join(service.confined))
     _say({"ready": os.getpid()})
     if not options.foreground:
-        _leave_terminal(folder / f"{name}.err")
+        _leave_terminal(errors)
+    os.close(errors)
     asyncio.run(_run(service, control))
     log.info("%s gateway down", name)
     return 0
@@ -159,8 +168,37 @@ def _more_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _log_to(path: Path) -> None:
-    handler = logging.handlers.RotatingFileHandler(path, maxBytes=1 << 20, backupCount=2)
+class _OpenLog(logging.StreamHandler[IO[str]]):
+    """A bounded log in two files that are opened once: a process that gives up its rights can't rename.
+    When it is full, what it holds goes to ``.1`` and it begins again."""
+
+    def __init__(self, path: Path, most: int) -> None:
+        self._old = open(f"{path}.1", "a+b", opener=_private)  # noqa: SIM115 - as long as the process
+        self._file = open(path, "a+", encoding="utf-8", opener=_private)  # noqa: SIM115
+        self._most = most
+        super().__init__(self._file)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See StreamHandler."""
+        super().emit(record)
+        if self._file.tell() > self._most:
+            self._file.seek(0)
+            self._old.truncate(0)
+            self._old.write(self._file.read().encode())
+            self._old.flush()
+            self._file.truncate(0)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def _log_to(path: Path, stays_open: bool) -> None:
+    handler: logging.Handler
+    if stays_open:
+        handler = _OpenLog(path, 1 << 20)
+    else:
+        handler = logging.handlers.RotatingFileHandler(path, maxBytes=1 << 20, backupCount=2)
     handler.setFormatter(_JsonLines())
     ours = logging.getLogger("thopter")
     ours.addHandler(handler)
@@ -173,11 +211,13 @@ def _say(message: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _leave_terminal(errors: Path) -> None:
+def _errors_file(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+
+
+def _leave_terminal(errors: int) -> None:
     null = os.open("/dev/null", os.O_RDWR)
-    err = os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(null, 0)
     os.dup2(null, 1)
-    os.dup2(err, 2)
+    os.dup2(errors, 2)
     os.close(null)
-    os.close(err)

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from thopter.gateway.connection import Exchange, Limits, Wire, serve_connection
-from thopter.gateway.http1 import BadRequest
+from thopter.gateway.http1 import BadRequest, Head, parse_head
 from thopter.gateway.wire import readable
 from thopter.model.errors import BadInput
 
@@ -57,7 +57,14 @@ class Doors(Generic[RouteT]):
     is logged, and touches no other.
     """
 
-    def __init__(self, group: asyncio.TaskGroup, serve: Serve[RouteT], refuse: Refuse[RouteT]) -> None:
+    def __init__(
+        self,
+        group: asyncio.TaskGroup,
+        serve: Serve[RouteT],
+        refuse: Refuse[RouteT],
+        parse: Callable[[bytes], Head] = parse_head,
+    ) -> None:
+        self._parse = parse
         self._group = group
         self._serve = serve
         self._refuse = refuse
@@ -145,7 +152,7 @@ class Doors(Generic[RouteT]):
             async def refuse(exchange: Exchange, problem: BadRequest) -> None:
                 await self._refuse(door, exchange, problem)
 
-            await serve_connection(wire, lambda: door.limits, handle, refuse)
+            await serve_connection(wire, lambda: door.limits, handle, refuse, self._parse)
         except asyncio.CancelledError:
             raise
         except OSError as e:

@@ -81,14 +81,15 @@ class HeadFinder:
         return 0
 
 
-def parse_head(raw: bytes) -> Head:
-    """Parse a complete head as found by :class:`HeadFinder`; raises BadRequest."""
+def parse_head(raw: bytes, proxy: bool = False) -> Head:
+    """Parse a complete head as found by :class:`HeadFinder`; raises BadRequest. ``proxy``: targets may have
+    the forms that proxies are asked with (an authority, an absolute address), unread."""
     lines = raw[:-4].decode("ascii").split("\r\n")
     line = _REQUEST_LINE.fullmatch(lines[0])
     if not line:
         raise BadRequest(400, "the request line is not METHOD SP TARGET SP HTTP/1.1")
     method, target, minor = line[1], line[2], line[3]
-    if not target.startswith("/"):
+    if not proxy and not target.startswith("/"):
         raise BadRequest(400, "only targets that start with '/' are served here; this is not a proxy")
     if len(lines) - 1 > HEADERS_MAX:
         raise BadRequest(431, f"more than {HEADERS_MAX} headers")

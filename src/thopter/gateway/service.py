@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from thopter import __version__
 from thopter.gateway.connection import Exchange, Limits
 from thopter.gateway.doors import Door, Doors
-from thopter.gateway.http1 import BadRequest
+from thopter.gateway.http1 import BadRequest, Head, parse_head
 from thopter.gateway.wire import (
     PROTOCOL,
     check_peer,
@@ -68,6 +68,10 @@ class Service(ABC, Generic[RouteT]):
     async def refuse(self, door: Door[RouteT], exchange: Exchange, problem: BadRequest) -> None:
         """Answer bytes that are no acceptable request."""
 
+    def parse_head(self, raw: bytes) -> Head:
+        """Read a request's head."""
+        return parse_head(raw)
+
     async def retire(self, route: RouteT) -> None:
         """A route is no longer used for new requests. Nothing to do by default."""
 
@@ -78,7 +82,7 @@ class Service(ABC, Generic[RouteT]):
     async def run(self, control: socket.socket) -> None:
         """Serve until ``stop`` is asked, or nothing is attached and nobody has asked for long."""
         async with asyncio.TaskGroup() as group:
-            self.doors = Doors(group, self.serve, self.refuse)
+            self.doors = Doors(group, self.serve, self.refuse, self.parse_head)
             accept = group.create_task(self._control(group, control))
             idle = group.create_task(self._watch_idleness())
             await self.stopping.wait()

@@ -1,0 +1,100 @@
+"""Every key that a policy file may have, with its type, its sentence, and what enforces it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from thopter.gateway.policy.registries import REGISTRIES
+
+
+class Key(Struct, frozen=True, kw_only=True):
+    """``kind``: text, number, bool, list (of texts), table, tables (an array). ``enforced`` false: read
+    and checked, but nothing acts on it yet, which ``policy check`` says."""
+
+    kind: str
+    doc: str
+    choices: tuple[str, ...] = ()
+    enforced: bool = True
+    most: float = 1e12
+
+
+def _(kind: str, doc: str, **more: Any) -> Key:
+    return Key(kind=kind, doc=doc, **more)
+
+
+FILE = {
+    "default": _("text", "Policy of every run for which nothing else is chosen; empty means `default`."),
+    "repos": _("table", "Policy by repository: a source as given to `--repo`, exact or ending in `*`."),
+    "policies": _("table", "The policies, by name."),
+}
+POLICY = {
+    "doc": _("text", "One sentence for people."),
+    "extends": _("text", "A policy whose hosts, denials, credentials and values this one starts from."),
+    "registries": _("list", "Package registries, read-only.", choices=tuple(REGISTRIES)),
+    "hosts": _("tables", "What else may be reached; see the keys of a host."),
+    "deny": _("list", "Hosts (exact or `*.suffix`) that stay closed whatever else is said."),
+    "credentials": _("table", "Secrets that the gateway adds, by name; see the keys of a credential."),
+    "unknown": _(
+        "text", "What happens to hosts that nothing mentions: `ask` holds the connection until a person "
+        "answers or `ask_seconds` are over.", choices=("deny", "ask"),
+    ),
+    "ask_seconds": _("number", "How long a connection is held for an answer.", most=600),
+    "isolation": _(
+        "text", "The weakest kind of box that a run may have.",
+        choices=("any", "namespaces", "gvisor", "vm"), enforced=False,
+    ),
+    "git": _("table", "Rights on the repository; see the keys of git."),
+    "budgets": _("table", "What a run may spend; see the keys of budgets."),
+    "limits": _("table", "Bounds of a box's traffic; see the keys of limits."),
+}  # fmt: skip
+HOST = {
+    "host": _("list", "One host or several: `api.example.com`, `*.example.com`, an address."),
+    "ports": _("list", "Ports; by default 443, and 80 with `plain`."),
+    "methods": _("list", "HTTP methods; none means any. Only reading ones also forbid bodies. Opens TLS."),
+    "paths": _("list", "Paths: exact, `*` for a segment, `/*` at the end for all below. Opens TLS."),
+    "credential": _("text", "The credential to add; what the box sent itself is taken off. Opens TLS."),
+    "inspect": _("bool", "Open TLS though no other key needs it (the box's own credentials are taken off)."),
+    "client_credentials": _("bool", "Let the box's own credential headers through where they can be seen."),
+    "plain": _("bool", "Allow `http://` as well."),
+    "tls": _("bool", "`false`: a tunnel may carry what is not TLS (ssh, a database). Nothing is looked at."),
+    "ech": _("bool", "Allow encrypted client hellos, whose real name can't be seen."),
+    "addresses": _("list", "Networks that are not public (`10.1.0.0/16`) in which these hosts may be."),
+    "query_max": _("number", "The longest query of a request that can be seen, in bytes.", most=4096),
+}
+CREDENTIAL = {
+    "secret": _("text", "Name of the secret in the hub's secret store."),
+    "hosts": _("list", "The only hosts it may be sent to (exact names), always by https."),
+    "header": _("text", "The header it goes into; by default `authorization`."),
+    "format": _("text", "The header's value; `{}` is the secret. By default `Bearer {}`."),
+}
+GIT = {
+    "push": _("bool", "Whether the box may push its own branch.", enforced=False),
+    "force": _("bool", "Whether it may rewrite that branch.", enforced=False),
+    "workflows": _("bool", "Whether it may change files that CI runs.", enforced=False),
+}
+BUDGETS = {
+    "usd": _("number", "Money for model calls, in US dollars.", enforced=False),
+    "tokens": _("number", "Tokens of model calls.", enforced=False),
+    "hours": _("number", "Hours of work.", enforced=False),
+    "turns": _("number", "Turns of the agent.", enforced=False),
+}
+LIMITS = {
+    "connections": _("number", "Open connections at once; more wait.", most=4096),
+    "bytes_per_second": _("number", "Bytes a second, both ways together; 0 means no bound."),
+    "sent_mb": _("number", "MiB the box may send in the life of a gateway process; 0 means no bound."),
+    "received_mb": _("number", "MiB the box may receive in the life of a gateway process; 0: no bound."),
+    "requests_per_minute": _("number", "Requests and tunnels a minute; 0 means no bound."),
+    "idle_seconds": _("number", "A connection on which nothing moves for so long is closed.", most=86400),
+}
+
+SECTIONS = {
+    "the file": FILE,
+    "a policy": POLICY,
+    "a host": HOST,
+    "a credential": CREDENTIAL,
+    "git": GIT,
+    "budgets": BUDGETS,
+    "limits": LIMITS,
+}

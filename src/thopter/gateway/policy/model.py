@@ -1,0 +1,138 @@
+"""What a policy is, once read: frozen facts that travel to the gateway as they are."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+HEADERS_OF_CLIENTS = ("authorization", "cookie", "x-api-key", "x-auth-token", "private-token", "x-csrf-token")
+
+
+class Rule(Struct, frozen=True, kw_only=True):
+    """Hosts that may be reached and how. ``name`` is what logs and explanations call it.
+
+    ``methods`` and ``paths`` empty: any. ``inspect``: https is opened by the gateway, to look at method
+    and path or to add a credential. ``plain``: ``http://`` too. ``tls`` false: the tunnel need not be TLS.
+    ``addresses``: networks, not public, that the hosts may be in. ``query_max``: bytes of a query.
+    """
+
+    name: str
+    hosts: tuple[str, ...]
+    ports: tuple[int, ...] = (443,)
+    methods: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+    credential: str = ""
+    inspect: bool = False
+    plain: bool = False
+    tls: bool = True
+    ech: bool = False
+    client_credentials: bool = False
+    addresses: tuple[str, ...] = ()
+    query_max: int = 4096
+
+    @property
+    def read_only(self) -> bool:
+        """Whether only requests without effect are allowed (so none has a body)."""
+        return bool(self.methods) and set(self.methods) <= {"GET", "HEAD", "OPTIONS"}
+
+
+class Credential(Struct, frozen=True, kw_only=True):
+    """Where a secret of the operator may be used: the only ``hosts`` it is ever sent to (by https), in
+    which ``header``, and how (``{}`` in ``format`` is the secret). ``secret`` names it, never is it."""
+
+    name: str
+    secret: str
+    hosts: tuple[str, ...]
+    header: str = "authorization"
+    format: str = "Bearer {}"
+
+
+class GitRights(Struct, frozen=True, kw_only=True):
+    """What a box may do to its repository."""
+
+    push: bool = True
+    force: bool = True
+    workflows: bool = False
+
+
+class Budgets(Struct, frozen=True, kw_only=True):
+    """What a run may spend; 0 means no bound."""
+
+    usd: float = 0.0
+    tokens: int = 0
+    hours: float = 0.0
+    turns: int = 0
+
+
+class EgressLimits(Struct, frozen=True, kw_only=True):
+    """Bounds of one box's traffic; 0 means no bound (but for ``connections``)."""
+
+    connections: int = 128
+    bytes_per_second: int = 0
+    sent_mb: int = 0
+    received_mb: int = 0
+    requests_per_minute: int = 6000
+    idle_seconds: int = 600
+
+
+class Policy(Struct, frozen=True, kw_only=True):
+    """One named policy. ``deny`` beats every rule; among rules the most specific host decides."""
+
+    name: str
+    doc: str = ""
+    rules: tuple[Rule, ...] = ()
+    deny: tuple[str, ...] = ()
+    registries: tuple[str, ...] = ()
+    credentials: tuple[Credential, ...] = ()
+    unknown: Literal["deny", "ask"] = "deny"
+    ask_seconds: int = 60
+    isolation: Literal["any", "namespaces", "gvisor", "vm"] = "any"
+    git: GitRights = GitRights()
+    budgets: Budgets = Budgets()
+    limits: EgressLimits = EgressLimits()
+
+    @property
+    def inspects(self) -> bool:
+        """Whether any rule needs TLS opened, so that boxes must trust the hub's certificate."""
+        return any(rule.inspect for rule in self.rules)
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """One wish of a box. ``scheme``: ``connect`` (a tunnel is asked for), ``http`` or ``https`` (a request
+    that can be seen). ``host`` is as the client spelt it; ``target`` is path and query."""
+
+    scheme: Literal["connect", "http", "https"]
+    host: str
+    port: int
+    method: str = "CONNECT"
+    target: str = "/"
+    has_body: bool = False
+
+
+class Allow(Struct, frozen=True, kw_only=True, tag="allow"):
+    """Go: to ``host`` (canonical), by ``rule``. ``inspect``: open the tunnel's TLS."""
+
+    host: str
+    port: int
+    rule: Rule
+    inspect: bool = False
+
+
+class Deny(Struct, frozen=True, kw_only=True, tag="deny"):
+    """No: ``code`` for programs, ``reason`` for people. ``host``: canonical, or as given when it can't be."""
+
+    code: str
+    reason: str
+    host: str = ""
+
+
+class Ask(Struct, frozen=True, kw_only=True, tag="ask"):
+    """Not without a person's word."""
+
+    host: str
+    port: int
+    reason: str
+
+
+Decision = Allow | Deny | Ask
