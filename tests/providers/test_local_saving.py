@@ -152,6 +152,7 @@ def reboot(lab: Lab) -> None:
         lab.provider._maker.pool.unmount()
 
 
+@pytest.mark.root
 def test_a_chain_of_snapshots_has_no_end(own_lab: Lab) -> None:
     box, snaps = own_lab.box(), []
     for level in range(52):

@@ -27,6 +27,7 @@ FILES = (
     "test_local_walls.py",
     "test_local_daily_work.py",
     "test_local_limits.py",
+    "test_local_saving.py",
 )
 
 

@@ -153,6 +153,19 @@ class Cgroups:
                 _write(group + "/memory.force_empty", "0")
         return max(0, before - int(_read(usage)))
 
+    def dirty_bytes(self, name: str) -> int:
+        """What the group wrote to files that is not on the disk yet; 0 where nobody counts it."""
+        h = next((h for h in self.hierarchies if "memory" in h.controllers), None)
+        if h is None:
+            return 0
+        wanted = "file_dirty" if h.version == 2 else "dirty"
+        with contextlib.suppress(FileNotFoundError):
+            for line in _read(h.group(name) + "/memory.stat").splitlines():
+                key, _, value = line.partition(" ")
+                if key == wanted:
+                    return int(value)
+        return 0
+
     def kill(self, name: str, seconds: float = 10.0) -> None:
         """Kill every process of the group, those being forked too, and wait until none is left.
 

@@ -118,6 +118,12 @@ def first_of_namespace(pid: int) -> bool:
     return False
 
 
+def first_titled(words: list[str]) -> list[int]:
+    """The first processes of pid namespaces whose command line is the one word ``words``, joined."""
+    title = " ".join(words)
+    return [pid for pid in all_pids() if command_line(pid) == [title] and first_of_namespace(pid)]
+
+
 def wait_gone(pid: int, start: int, seconds: float) -> None:
     """Block until that process is gone or a zombie. Raises TimeoutError."""
     deadline = time.monotonic() + seconds

@@ -12,9 +12,12 @@ import errno
 import fcntl
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 from thopter.kit.linux import calls
+from thopter.providers.local import outer
 
 _FICLONE = 0x40049409
 _CHUNK = 8 << 20
@@ -23,16 +26,48 @@ _LONGEST = 2048  # bytes of a path that is opened in one go; PATH_MAX is 4096
 _CANT_CLONE = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS)
 
 
-def copy_tree(source: Path, target: Path) -> int:
+def copy_tree(source: Path, target: Path, skip: frozenset[str] = frozenset()) -> int:
     """Make ``target`` (new) the same tree as ``source``; returns the bytes of disk its files take when
-    nothing is shared. Blocking. Raises OSError; the caller removes what was made then."""
+    nothing is shared. The folders ``skip`` (paths in the tree) are left empty.
+
+    An ordinary user may be kept out of folders that it owns itself, so for it the work is done in a
+    user namespace of its own. Blocking. Raises OSError; the caller removes what was made then.
+    """
+    if os.geteuid() != 0:
+        return _copy_in_namespace(source, target, skip)
     os.mkdir(target, 0o700)
     ours, theirs = os.open(source, _FOLDER), os.open(target, _FOLDER)
     try:
-        return _Copy(ours, theirs).run()
+        return _Copy(ours, theirs, skip).run()
     finally:
         os.close(ours)
         os.close(theirs)
+
+
+def _copy_in_namespace(source: Path, target: Path, skip: frozenset[str]) -> int:
+    here = Path(__file__).parents[3]
+    code = (
+        "import sys; sys.path.append(sys.argv[1]); from thopter.providers.local.copying import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-E", "-I", "-c", code, here, source, target, *sorted(skip)],
+        env={}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        number, _, words = done.stderr.strip().rpartition("\n")[2].partition(" ")
+        raise OSError(int(number) if number.isdigit() else errno.EIO, words or "the copy failed")
+    return int(done.stdout)
+
+
+def main() -> None:
+    """What runs for an ordinary user: argv is the source folder of this package, then source, target
+    and what to skip. The last line of stderr tells of an error: its number and its words."""
+    try:
+        outer.enter({"uid": os.getuid(), "gid": os.getgid()})
+        _, _, source, target, *skip = sys.argv
+        sys.stdout.write(str(copy_tree(Path(source), Path(target), frozenset(skip))))
+    except OSError as e:
+        sys.exit(f"{e.errno} {e}")
 
 
 def open_deep(top: int, path: str) -> int:
@@ -52,8 +87,8 @@ def open_deep(top: int, path: str) -> int:
 
 
 class _Copy:
-    def __init__(self, source: int, target: int) -> None:
-        self._source, self._target = source, target
+    def __init__(self, source: int, target: int, skip: frozenset[str]) -> None:
+        self._source, self._target, self._skip = source, target, skip
         self._links: dict[tuple[int, int], str] = {}  # inode → path of its first copy
         self._bytes = 0
 
@@ -65,7 +100,8 @@ class _Copy:
             folders.append(path)
             here, there = open_deep(self._source, path), open_deep(self._target, path)
             try:
-                todo += [f"{path}/{name}" if path else name for name in self._folder(here, there, path)]
+                if path not in self._skip:
+                    todo += [f"{path}/{name}" if path else name for name in self._folder(here, there, path)]
             finally:
                 os.close(here)
                 os.close(there)

@@ -6,6 +6,7 @@ makes what dies with the box. That is what lets :meth:`Maker.remove` undo any ha
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -321,6 +322,10 @@ class Maker:
                 self.groups.destroy(record.group)
             if self.alive(record):
                 procs.kill(record.pid, record.start)  # the first process: all others go with it
+            if not self.groups.hierarchies:  # no group tells of one that is not in the record yet
+                for pid in procs.first_titled([self.family, "box", record.key]):
+                    with contextlib.suppress(OSError):  # gone meanwhile
+                        procs.kill(pid, procs.start_time(pid))
         except TimeoutError as e:
             raise ProviderError(f"box {record.key} can't be ended: {e}") from None
 

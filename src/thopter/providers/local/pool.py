@@ -20,6 +20,7 @@ from thopter.providers.local import copying
 from thopter.providers.local.trees import remove_tree
 
 LAYERS = ("root", "usr")
+_WORK = frozenset(f"{layer}/work" for layer in LAYERS)  # the overlays' own
 _SAVED = ".saved"  # the folder of snapshots, beside those of boxes
 _SMALLEST_IMAGE = 2 << 30
 _SPARE_BYTES = 256 << 20
@@ -158,7 +159,7 @@ class Pool:
         if self.subvolumes and self._is_subvolume(self.folder / key):
             btrfs.snapshot(str(self.folder / key), str(self.saved), snap, read_only=True)
             return -1
-        taken = copying.copy_tree(self.folder / key, self.saved / snap)
+        taken = copying.copy_tree(self.folder / key, self.saved / snap, _WORK)
         calls.syncfs(str(self.saved))
         return taken
 

@@ -111,7 +111,7 @@ def reconcile(maker: Maker) -> None:
                     maker.set_frozen(record, False)
                 if record.stopped:
                     maker.records.unmark(record.key, STOPPED)
-            elif maker.groups.pids(record.group):
+            elif maker.groups.pids(record.group) or not maker.groups.hierarchies:
                 maker.end(record)
             maker.records.unmark(record.key, STILL)
         except (OSError, ProviderError) as e:

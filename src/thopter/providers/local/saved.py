@@ -87,19 +87,18 @@ class Saved:
         return [s for s in (self.read(i) for i in sorted(_folders(self.folder))) if s is not None]
 
     def begin(self, saved: SavedBox) -> None:
-        """Write down, durably, that it is about to be made."""
+        """Write down that it is about to be made. Survives kill -9; after a power cut what is left
+        without it is found by its folder."""
         folder = self.folder / saved.id
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
         write_json(folder / "snap.json", saved)
-        for path in (folder / "snap.json", folder, self.folder):
-            sync_path(path)
 
     def finish(self, snap: str, own_bytes: int) -> SavedBox:
         """Write down, durably, that all of it is on the disk; returns it as it is now."""
         folder = self.folder / snap
         write_json(folder / "done.json", _Done(own_bytes=own_bytes))
-        for path in (folder / "done.json", folder):
+        for path in (folder / "snap.json", folder / "done.json", folder, self.folder):
             sync_path(path)
         return self.require(snap)
 

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 from thopter.kit import failpoint
+from thopter.kit.linux import calls
 from thopter.kit.threads import finish
 from thopter.model.errors import NotNow, ProviderError, TimedOut, Unsupported
 from thopter.model.sockets import SnapshotHandle
@@ -19,6 +20,7 @@ from thopter.providers.local.maker import Maker, now_ms
 from thopter.providers.local.record import STILL, Record, check_key
 from thopter.providers.local.saved import SavedBox
 
+_MUCH = 16 << 20  # bytes to be written out that take longer than the rest of it
 SNAP_LOCK = "snapshot:"  # before the id, where a lock is named by a key
 
 
@@ -78,6 +80,8 @@ def save(maker: Maker, record: Record, snap: str, tags: dict[str, str]) -> Saved
     try:
         failpoint.hit("snapshot.recorded")
         maker.pool.remove_saved(snap)
+        if maker.groups.dirty_bytes(record.group) > _MUCH:  # else the box would stand still for it
+            calls.syncfs(str(maker.pool.folder / record.key))
         with standing_still(maker, record):
             failpoint.hit("snapshot.still")
             own_bytes = maker.pool.save(record.key, snap)
