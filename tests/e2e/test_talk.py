@@ -42,6 +42,7 @@ SCENARIO = Scenario(
                 Turn(say="It said 8."),
             ),
         ),
+        Script(name="touch", turns=(Turn(tools=(_bash("touch /etc/ants"),)), Turn(say="Touched."))),
         Script(name="broken", turns=(Turn(status=400, message="no such thing"),)),
         Script(
             name="report",
@@ -209,6 +210,26 @@ def test_a_kept_message_is_said_once_though_the_hub_is_killed_on_the_way(bee: La
 
 def _state(made: Lab, key: str) -> str:
     return next(m["state"] for m in made.json("queue", "bee", "--all") if m["id"] == key)
+
+
+def test_a_question_whose_turn_waits_for_a_permission_is_5_and_says_what_it_asks(talk: Lab) -> None:
+    talk.run("run", "-d", "--name", "ants", "--permission-mode", "default", "script:eight", timeout=300)
+    talk.rest("ants")
+    asked = talk.run("ask", "ants", "script:touch", "--json", check=False)
+    assert asked.returncode == 5 and "touch /etc/ants" in asked.stderr, asked
+    found = json.loads(asked.stdout)
+    assert (found["state"], found["reason"]) == ("asking", "permission")
+    other = talk.run("ask", "ants", "script:eight", check=False)  # nothing is typed into a dialog
+    assert other.returncode == 5 and "permission" in other.stderr
+    kept = talk.json("tell", "--when-idle", "ants", "script:eight later")
+    assert "permission" in kept["held"]
+    talk.run(
+        "exec", "ants", "--", "tmux", "-S", "/run/thopter/tmux.sock", "send-keys", "-t", "agent:0.0", "1"
+    )
+    assert talk.run("ask", "ants", "--id", found["id"]).stdout == "Touched.\n"
+    talk.until("the other is said", lambda: not talk.json("queue", "ants"))
+    talk.rest("ants")
+    talk.run("destroy", "--yes", "ants")
 
 
 def test_a_frozen_box_takes_no_message_now_and_a_kept_one_when_it_is_thawed(bee: Lab) -> None:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from msgspec import structs
 
 from thopter.agents.claude import ClaudeAgent
 from thopter.fleet import sessions
@@ -96,6 +97,14 @@ def test_a_session_that_takes_the_place_of_the_first_is_followed(reason: str, so
     live.tell("UserPromptSubmit", NESTED, {"prompt": "go on"})
     assert live.state() is RunState.WORKING
     assert not live.tell("Stop", live.session, {}).evidence  # a straggler of the first
+
+
+def test_a_run_that_is_given_another_session_by_the_hub_has_that_one() -> None:
+    live = Recorded("2.1.329").live
+    live.follow_session(NESTED)
+    assert live.run is not None and live.session == NESTED
+    live.run = structs.replace(live.run, session="forked")  # resumed on a copy
+    assert live.session == "forked"
 
 
 def test_a_session_that_somebody_starts_after_the_agents_death_is_followed() -> None:

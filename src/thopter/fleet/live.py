@@ -55,7 +55,8 @@ class LiveBox:
         self.ctx: LaunchContext | None = None  # how its run was launched, once the pumps know
         self.session_ms = 0  # when the run's own session was last seen to begin
         self.session_left = False  # that session ended, and its program goes on with another one
-        self._followed = ("", "")  # run, and the session that its program has gone over to
+        # run, the session it was recorded with, and the one that its program has gone over to
+        self._followed = ("", "", "")
         self.mail = 0  # grows with every message that is kept for it
         self._link: BoxLink | None = None
         self._receipts: list[Callable[[Reading], None]] = []
@@ -136,12 +137,13 @@ class LiveBox:
         """The agent's own session now."""
         if self.run is None:
             return ""
-        return self._followed[1] if self._followed[0] == self.run.id else self.run.session
+        run, before, now = self._followed
+        return now if run == self.run.id and self.run.session in (before, now) else self.run.session
 
     def follow_session(self, session: str) -> None:
         """The agent's program went over to another session; recorded with the next batch."""
         if self.run is not None:
-            self._followed = (self.run.id, session)
+            self._followed = (self.run.id, self.run.session, session)
 
     async def keep_session(self) -> None:
         """Record the session that the agent went over to, so that it is resumed in that one."""
