@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from memory_dials import MemoryDials
+from memory_logs import MemoryLogs
 from memory_notes import MemoryNotes
 from memory_talk import MemoryTalk
 from msgspec import Struct
@@ -134,6 +135,7 @@ class MemoryFleet:
         self.dials = MemoryDials(self._find)
         self.notes = MemoryNotes()
         self.talk = MemoryTalk(self._find)
+        self.logs = MemoryLogs(self._find)
 
     def _find(self, name: str) -> ThopterView:
         found = [view for key, view in self.thopters.items() if key.startswith(name)]

@@ -21,6 +21,7 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         (
             ("status", "status:status", "Show all thopters, or one and the evidence of its state."),
             ("tail", "tail:tail", "Show the conversation, -f as it happens."),
+            ("log", "log:log", "Print the whole conversation, as text, Markdown, JSON or a page."),
             ("wait", "life:wait", "Wait until a thopter is done, waiting, or in another state."),
             ("note", "labels:note", "Put a note of yours on a thopter."),
             ("statusline", "labels:statusline", "Set the line shown as its task."),

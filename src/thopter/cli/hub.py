@@ -174,17 +174,12 @@ def hub_logs(app: App, follow: bool, lines: int, as_json: bool) -> None:
 @log_options
 @pass_app
 def logs(app: App, what: str, follow: bool, lines: int, as_json: bool) -> None:
-    """Show the log of the hub (default), or the recent lines about a thopter."""
+    """Show the hub's log (default), or what the hub did with a thopter: its making, states, notes."""
     if what == "hub":
         return show_log(app, follow, lines, as_json)
-    if follow:
-        raise click.UsageError("only the hub's log can be followed; 'thopter tail NAME -f' follows a thopter")
-    found = app.hub.thopter(app.name(what)).log
-    shown = found[-lines:] if lines else []
-    if as_json:
-        return app.json(shown)
-    for line in shown:
-        app.out(one_line(line))
+    from thopter.cli.log import show_steps
+
+    show_steps(app, app.name(what), follow, lines, as_json)
 
 
 def show_log(app: App, follow: bool, lines: int, as_json: bool) -> None:

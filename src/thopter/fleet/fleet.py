@@ -19,6 +19,7 @@ from thopter.fleet.end import DestroyArgs
 from thopter.fleet.launch import GIT_PORT, routes
 from thopter.fleet.live import LiveBox
 from thopter.fleet.notes import Notes
+from thopter.fleet.session_log import SessionLogs
 from thopter.fleet.talk import Talk
 from thopter.fleet.views import detail, view
 from thopter.kit.channel import ExecStream
@@ -68,6 +69,7 @@ class Fleet:
         self.dials = Dials(self._live)
         self.notes = Notes(deps, self._crew.live)
         self.talk = Talk(deps, self._crew)
+        self.logs = SessionLogs(deps)
         self.problem = ""
 
     @property
@@ -84,6 +86,7 @@ class Fleet:
         """See :meth:`Crew.start`."""
         await self._crew.start()
         await self.notes.start(self._crew.spawn)
+        self._crew.spawn("old transcripts", self.logs.keep_house())
 
     async def stop(self) -> None:
         """See :meth:`Crew.stop`."""

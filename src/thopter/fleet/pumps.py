@@ -17,7 +17,9 @@ from thopter.fleet import reports, sessions
 from thopter.fleet.evidence_window import admit, clock_offset
 from thopter.fleet.live import LiveBox
 from thopter.fleet.reports import Report
+from thopter.fleet.transcripts import Copies, folder_of
 from thopter.kit.channel import BoxLink
+from thopter.kit.threads import finish
 from thopter.model.errors import ThopterError
 from thopter.model.events import Event
 from thopter.model.evidence import Evidence, Fact, Source
@@ -143,9 +145,12 @@ async def _transcripts(live: LiveBox, link: BoxLink, ctx: LaunchContext) -> None
     assert live.agent is not None  # pump checked
     root, glob = live.agent.transcript_root(ctx)
     saved = await live.deps.store.cursors.load(live.box.id)
-    cursors = {k[2:]: int(v) for k, v in saved.items() if k.startswith("t:")}
+    assert live.run is not None  # pump checked
+    copies = await finish(Copies, folder_of(live.deps.paths.state, live.run.id))
+    cursors = copies.cursors({k[2:]: int(v) for k, v in saved.items() if k.startswith("t:")})
     async for batch in _batches(link.tail(root, glob, cursors, follow=True)):
         now = live.deps.clock.now_ms()
+        await finish(copies.take, batch)
         readings: list[Reading] = []
         moved: dict[str, int] = {}
         for part in batch:

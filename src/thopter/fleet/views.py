@@ -77,7 +77,7 @@ def detail(
         view=line,
         because=list(live.verdict.because) if live is not None else [],
         evidence=newest,
-        log=[_log_line(e) for e in log],
+        log=[log_line(e) for e in log],
         prompt=run.prompt if run else "",
         session=run.session if run else "",
         cwd=run.cwd if run else "",
@@ -86,7 +86,8 @@ def detail(
     )
 
 
-def _log_line(event: Event) -> str:
+def log_line(event: Event) -> str:
+    """One event for a person; words in it may be a box's."""
     d = event.data
     if event.kind == "run.state":
         said = f"{d.get('state')}" + (f" ({d['reason']})" if d.get("reason") else "")

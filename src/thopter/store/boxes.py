@@ -79,6 +79,19 @@ class BoxTable:
             matches=names,
         )
 
+    def find_any(self, name: str) -> Box:
+        """As :meth:`find`; when there is none, the one of exactly this name that went last."""
+        try:
+            return self.find(name)
+        except NotFound:
+            row = self._conn.row(
+                f"SELECT {_COLUMNS} FROM boxes WHERE name = ? ORDER BY changed_ms DESC, id DESC LIMIT 1",
+                (name,),
+            )
+            if row is None:
+                raise
+            return _box(row)
+
     def insert(self, box: Box) -> Box:
         """Record a new box; returns what is recorded.
 
@@ -150,6 +163,10 @@ class Boxes:
     async def find(self, name: str) -> Box:
         """See :meth:`BoxTable.find`."""
         return await self._db.read(lambda c: BoxTable(c).find(name))
+
+    async def find_any(self, name: str) -> Box:
+        """See :meth:`BoxTable.find_any`."""
+        return await self._db.read(lambda c: BoxTable(c).find_any(name))
 
     async def insert(self, box: Box, *events: Event) -> Box:
         """See :meth:`BoxTable.insert`; ``events`` are appended in the same transaction."""

@@ -30,6 +30,7 @@ class EventFilter(Struct, frozen=True, kw_only=True):
     run: str = ""
     flow: str = ""
     kinds: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()  # kinds that are not wanted
 
 
 ANY = EventFilter()
@@ -103,6 +104,9 @@ def _where(want: EventFilter) -> tuple[str, list[str]]:
     if want.kinds:
         sql += f" AND kind IN ({', '.join('?' * len(want.kinds))})"
         args += want.kinds
+    if want.without:
+        sql += f" AND kind NOT IN ({', '.join('?' * len(want.without))})"
+        args += want.without
     return sql, args
 
 

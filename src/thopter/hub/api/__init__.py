@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thopter.hub.api import doctor, events, flows, hub, notes, ports, talk, thopters, work
+from thopter.hub.api import doctor, events, flows, hub, log, notes, ports, talk, thopters, work
 
 ROUTES = (
     *hub.ROUTES,
@@ -14,4 +14,5 @@ ROUTES = (
     *events.ROUTES,
     *doctor.ROUTES,
     *notes.ROUTES,
+    *log.ROUTES,
 )

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from thopter.hub.ports.log import LogsPort
 from thopter.hub.ports.notes import NotesPort
 from thopter.hub.ports.talk import TalkPort
 from thopter.kit.paths import Paths
@@ -97,6 +98,10 @@ class FleetPort(Protocol):
     @property
     def talk(self) -> TalkPort:
         """Talking beyond a plain tell."""
+
+    @property
+    def logs(self) -> LogsPort:
+        """What happened in a thopter."""
 
     async def info(self) -> FleetInfo:
         """Counts, cheap."""
