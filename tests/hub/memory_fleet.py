@@ -19,6 +19,7 @@ from typing import Literal
 from memory_dials import MemoryDials
 from memory_logs import MemoryLogs
 from memory_notes import MemoryNotes
+from memory_snapshots import MemorySleep, MemorySnapshots
 from memory_talk import MemoryTalk
 from msgspec import Struct
 
@@ -136,6 +137,8 @@ class MemoryFleet:
         self.notes = MemoryNotes()
         self.talk = MemoryTalk(self._find)
         self.logs = MemoryLogs(self._find)
+        self.snapshots = MemorySnapshots(self._find)
+        self.sleep = MemorySleep(self._find)
 
     def _find(self, name: str) -> ThopterView:
         found = [view for key, view in self.thopters.items() if key.startswith(name)]

@@ -13,6 +13,8 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         (
             ("run", "run:run", "Start an agent on a task, in a box of its own."),
             ("create", "run:create", "Make a box with an agent that waits for its first message."),
+            ("fork", "fork:fork", "New thopters with the files and the conversation of one."),
+            ("snapshot", "snapshot:snapshot", "Saved boxes that new thopters start from."),
             ("setup", "setup:setup", "Say which model endpoint and credential agents use."),
         ),
     ),
@@ -50,6 +52,19 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("diff", "work:diff", "Show the work as a diff."),
             ("pull", "work:pull", "Bring the work into your clone, as a branch of its own."),
             ("done", "labels:done", "Declare the work of a thopter done, or not."),
+        ),
+    ),
+    (
+        "Sleep and go back",
+        (
+            ("suspend", "sleep:suspend", "Put a thopter to sleep, in memory or on the disk."),
+            ("resume", "sleep:resume", "Let it go on with its conversation, from sleep or death."),
+            ("restart", "sleep:restart", "End the agent and start it again in its box."),
+            ("stop", "sleep:stop", "End the agent; its box stays."),
+            ("keepalive", "sleep:keepalive", "Begin the time anew after which it is put to sleep."),
+            ("checkpoint", "fork:checkpoint", "Save this moment of a thopter."),
+            ("checkpoints", "fork:checkpoints", "List the moments it can go back to."),
+            ("rewind", "fork:rewind", "Take a thopter back to a checkpoint."),
         ),
     ),
     (

@@ -51,7 +51,7 @@ def set_(app: App, key: str, value: str) -> None:
     write_setting(app.paths, key, parsed)
     app.out(f"{key} = {_shown(parsed)}")
     _mention_winner(app, key)
-    _tell_hub(app, key)
+    tell_hub(app, key)
 
 
 @config.command()
@@ -65,7 +65,7 @@ def unset(app: App, key: str) -> None:
     write_setting(app.paths, key, None)
     app.out(f"{key} = {_shown(default)} (default)")
     _mention_winner(app, key)
-    _tell_hub(app, key)
+    tell_hub(app, key)
 
 
 @config.command()
@@ -126,7 +126,7 @@ def _mention_winner(app: App, key: str) -> None:
         app.say(f"note: {found.origin} says {_shown(found.value)}, and that counts more")
 
 
-def _tell_hub(app: App, key: str) -> None:
+def tell_hub(app: App, key: str) -> None:
     """Let a running hub read its settings again; none is started for that."""
     import os
     import signal

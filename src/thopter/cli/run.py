@@ -28,6 +28,12 @@ def start_options(command: Any) -> Any:
         click.option("--branch", metavar="BRANCH", help="The branch to start from; default: HEAD."),
         click.option("--agent", metavar="AGENT", help="The agent to use."),
         click.option("--detach", "-d", is_flag=True, help="Return when it is up; show no conversation."),
+        click.option("--snapshot", metavar="SNAP", help="Start from this saved box; default: box.snapshot."),
+        click.option("--fresh", is_flag=True, help="Start from no saved box."),
+        click.option("--keep-alive", type=click.IntRange(0), metavar="MIN",
+                     help="Minutes until it is put to sleep when it is not at work; 0: never."),
+        click.option("--idle-timeout", type=click.IntRange(0), metavar="MIN",
+                     help="Minutes of idleness until then; 0: idleness is no reason."),
         click.option("--no-wait", is_flag=True, help="Do not even wait until it is up."),
     )):  # fmt: skip
         command = option(command)
@@ -46,9 +52,9 @@ def start_options(command: Any) -> Any:
 @json_option()
 @pass_app
 def run(
-    app: App, prompt: tuple[str, ...], name: str | None, prompt_file: Path | None, model: str | None,
+    app: App, /, prompt: tuple[str, ...], name: str | None, prompt_file: Path | None, model: str | None,
     permission_mode: str | None, repo: str | None, branch: str | None, agent: str | None, detach: bool,
-    no_wait: bool, as_json: bool,
+    no_wait: bool, as_json: bool, **start: Any,
 ) -> None:  # fmt: skip
     """Start an agent on PROMPT, in a box of its own. A PROMPT of '-' is read from standard input.
 
@@ -64,6 +70,7 @@ def run(
         agent=agent,
         model=model or _local_setting(app, f"agents.{agent}.model"),
         permission_mode=permission_mode or _local_setting(app, f"agents.{agent}.permission_mode"),
+        **_start(app, start),
     )
     accepted = _ask(app, lambda: app.hub.run(request))
     view = None if no_wait else _follow(app, accepted, peek=not (as_json or detach))
@@ -79,8 +86,8 @@ def run(
 @json_option()
 @pass_app
 def create(
-    app: App, name: str | None, attach: bool, repo: str | None, branch: str | None, agent: str | None,
-    detach: bool, no_wait: bool, as_json: bool,
+    app: App, /, name: str | None, attach: bool, repo: str | None, branch: str | None, agent: str | None,
+    detach: bool, no_wait: bool, as_json: bool, **start: Any,
 ) -> None:  # fmt: skip
     """Make a box whose agent waits at its prompt; 'thopter tell NAME' gives it its first message."""
     if attach:
@@ -94,6 +101,7 @@ def create(
         repo=_repo(app, repo),
         branch=branch or "",
         agent=agent or app.settings.get("agents.default"),
+        **_start(app, start),
     )
     accepted = _ask(app, lambda: app.hub.create(request))
     view = None if no_wait else _follow(app, accepted, peek=False)
@@ -172,6 +180,18 @@ def _local_setting(app: App, key: str) -> str:
         return ""
     found = app.settings.explain(key)
     return str(found.value) if found.origin not in ("default", str(app.paths.config_file)) else ""
+
+
+def _start(app: App, given: dict[str, Any]) -> dict[str, Any]:
+    """What a new thopter starts from and how long it may go on; null is for the hub's settings."""
+    if given["snapshot"] and given["fresh"]:
+        raise click.UsageError("--snapshot and --fresh exclude each other")
+    named = given["snapshot"] or ("" if given["fresh"] else _local_setting(app, "box.snapshot"))
+    minutes = {}
+    for name in ("keep_alive", "idle_timeout"):
+        local = _local_setting(app, f"box.{name}")
+        minutes[name] = given[name] if given[name] is not None else int(local) if local else None
+    return {"snapshot": named, "fresh": given["fresh"], **minutes}
 
 
 def _ask(app: App, call: Callable[[], Accepted]) -> Accepted:

@@ -8,20 +8,21 @@ import os
 import re
 import shutil
 import uuid
-from typing import Any
 
 from msgspec import Struct, convert, structs
 
 from thopter.fleet.deps import Deps, request_mark
+from thopter.fleet.facts import snapshot_ready
 from thopter.fleet.instructions import read_instructions
 from thopter.fleet.launch import FlyArgs, new_limits, new_token
+from thopter.fleet.lease import new_lease
 from thopter.fleet.tell import check_text
 from thopter.kit.names import friendly
 from thopter.model.api import Accepted, RunRequest
 from thopter.model.errors import BadInput, NotFound, Refused, StorageFull
 from thopter.model.events import Event
 from thopter.model.ids import BoxId, RunId, check_name, new_id
-from thopter.model.nouns import Box, BoxState, Run, RunState
+from thopter.model.nouns import Box, BoxState, Run, RunState, Snapshot
 from thopter.store.intents import Intent
 from thopter.store.store import Tx
 
@@ -57,12 +58,55 @@ class Acceptor:
     async def accept(self, req: RunRequest, *, task: bool) -> Accepted:
         """Record a run (``task`` false: a thopter that waits at its prompt) and start its flow."""
         self._check(req, task)
+        saved = await self._saved(req)
         now = self.deps.clock.now_ms()
         ids = Ids.make(now)
+        wish, run = self._records(req, ids, now, saved)
+        adopt = saved is not None and saved.repo is not None and not req.repo
+        lease = new_lease(ids.box, self.deps.settings, now, req.keep_alive, req.idle_timeout)
+        settings = self.deps.settings.section(f"agents.{req.agent}")
+        settings |= {k: v for k, v in (("permission_mode", req.permission_mode), ("model", req.model)) if v}
+        own = read_instructions(str(settings.pop("instructions", "")), f"agents.{req.agent}.instructions")
+        settings |= {"instructions_text": own} if own else {}
+        names = [req.name] if req.name else [friendly() for _ in range(_NAMES_TRIED)]
+
+        def record(tx: Tx) -> Intent:
+            box = tx.boxes.reserve_name(wish, names)
+            tx.runs.insert(run)
+            tx.leases.put(lease)
+            args = FlyArgs(
+                box=ids.box,
+                run=ids.run,
+                name=box.name,
+                prompt=req.prompt,
+                repo=req.repo,
+                branch=req.branch,
+                agent=req.agent,
+                session=run.session,
+                token=new_token(),
+                settings=settings,
+                adopt=adopt,
+            )
+            intent = tx.intents.add(
+                Intent(id=ids.flow, kind="fly", request=structs.asdict(args), created_ms=now, flow=ids.flow)
+            )
+            data = {"name": box.name}
+            tx.events.append(
+                [Event(kind="run.created", at_ms=now, box=ids.box, run=ids.run, flow=ids.flow, data=data)]
+            )
+            return intent
+
+        intent = await self.deps.store.write(record)
+        await self.submit(intent)
+        return Accepted(flow=ids.flow, name=str(intent.request["name"]), box=ids.box, run=ids.run)
+
+    def _records(self, req: RunRequest, ids: Ids, now: int, saved: Snapshot | None) -> tuple[Box, Run]:
+        """The box and the run as they are first recorded."""
         wish = Box(
             id=ids.box,
             name=req.name,
-            provider=str(self.deps.settings.get("provider")),
+            provider=saved.provider if saved else str(self.deps.settings.get("provider")),
+            snapshot=saved.id if saved else "",
             state=BoxState.CREATING,
             created_ms=now,
             changed_ms=now,
@@ -80,43 +124,35 @@ class Acceptor:
             session=str(uuid.uuid4()),
             cwd="/work",
         )
-        settings = self.deps.settings.section(f"agents.{req.agent}")
-        settings |= {k: v for k, v in (("permission_mode", req.permission_mode), ("model", req.model)) if v}
-        own = read_instructions(str(settings.pop("instructions", "")), f"agents.{req.agent}.instructions")
-        settings |= {"instructions_text": own} if own else {}
-        names = [req.name] if req.name else [friendly() for _ in range(_NAMES_TRIED)]
+        if saved is not None and not req.repo and saved.cwd:
+            run = structs.replace(run, repo=saved.repo, cwd=saved.cwd)
+        return wish, run
 
-        def record(tx: Tx) -> Intent:
-            box = tx.boxes.reserve_name(wish, names)
-            tx.runs.insert(run)
-            args = FlyArgs(
-                box=ids.box,
-                run=ids.run,
-                name=box.name,
-                prompt=req.prompt,
-                repo=req.repo,
-                branch=req.branch,
-                agent=req.agent,
-                session=run.session,
-                token=new_token(),
-                settings=settings,
-            )
-            intent = tx.intents.add(
-                Intent(id=ids.flow, kind="fly", request=structs.asdict(args), created_ms=now, flow=ids.flow)
-            )
-            data = {"name": box.name}
-            tx.events.append(
-                [Event(kind="run.created", at_ms=now, box=ids.box, run=ids.run, flow=ids.flow, data=data)]
-            )
-            return intent
-
-        intent = await self.deps.store.write(record)
-        await self.submit(intent)
-        return Accepted(flow=ids.flow, name=str(intent.request["name"]), box=ids.box, run=ids.run)
+    async def _saved(self, req: RunRequest) -> Snapshot | None:
+        """The saved box to start from: the one that is named, else the default one."""
+        if req.snapshot and req.fresh:
+            raise BadInput("a snapshot and none at all", hint="give either --snapshot or --fresh")
+        if req.fresh:
+            return None
+        default = str(self.deps.settings.get("box.snapshot"))
+        word = req.snapshot or default
+        if not word:
+            return None
+        try:
+            return await snapshot_ready(self.deps, word)
+        except NotFound as e:
+            if req.snapshot:
+                raise
+            raise NotFound(
+                f"the default snapshot {word!r} can't be used: {e.message}",
+                hint="'thopter snapshot default NAME' chooses another, 'thopter snapshot default --clear' "
+                "none; --fresh starts without it this once",
+            ) from None
 
     async def submit(self, intent: Intent) -> None:
         """Hand an intent to the flow engine; the same intent twice is one flow."""
-        await self.deps.engine.submit(intent.kind, convert(intent.request, FlyArgs), flow_id=intent.flow)
+        args = convert(intent.request, self.deps.engine.registry.get(intent.kind).args)
+        await self.deps.engine.submit(intent.kind, args, flow_id=intent.flow)
 
     async def unheard(self, known: frozenset[str]) -> list[Intent]:
         """Intents recorded just before a crash, of which the flow engine has never heard."""
@@ -173,8 +209,3 @@ def _check_repo(repo: str) -> None:
         )
     if not os.path.isdir(repo):
         raise NotFound(f"there is no folder {repo}", hint="give a git repository with --repo")
-
-
-def fly_args(intent: Intent) -> dict[str, Any]:
-    """The flow arguments of an intent."""
-    return dict(intent.request)

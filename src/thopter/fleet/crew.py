@@ -7,21 +7,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
-from msgspec import convert, structs
+from msgspec import structs
 
 from thopter.fleet import modelwords
 from thopter.fleet.accept import Acceptor
+from thopter.fleet.death import notice_death
 from thopter.fleet.delivery import Delivery
 from thopter.fleet.deps import Deps
 from thopter.fleet.end import DestroyArgs, Destroyer
+from thopter.fleet.facts import boxes_in, facts_of, lineage
 from thopter.fleet.launch import FlyArgs, Launcher, launch_context, routes
 from thopter.fleet.live import LiveBox
 from thopter.fleet.pumps import pump, remember_words
 from thopter.fleet.reconcile import reconcile
+from thopter.fleet.saving import Saver
 from thopter.fleet.supervise import Nursery
 from thopter.kit.channel import BoxLink
 from thopter.model.errors import ThopterError
@@ -33,7 +37,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_WORDS_S = 1.5
 _FLOWS_KEPT_MS = 30 * 86_400_000
-UP = (BoxState.READY, BoxState.FROZEN)
+UP = (BoxState.READY, BoxState.FROZEN, BoxState.SUSPENDED)
 OVER = (RunState.DONE, RunState.FAILED, RunState.STOPPED)
 
 
@@ -50,7 +54,9 @@ class Crew:
         self._stack = AsyncExitStack()
         self._nursery = Nursery()
         self._acceptor = acceptor
-        launcher, destroyer = Launcher(deps), Destroyer(deps)
+        self.before_flows: list[Callable[[frozenset[str]], Awaitable[None]]] = []
+        self.saver = Saver(deps)
+        launcher, destroyer = Launcher(deps), Destroyer(deps, self.saver)
         deps.engine.register("fly", launcher.fly, FlyArgs)
         deps.engine.register("destroy", destroyer.destroy, DestroyArgs)
 
@@ -62,9 +68,9 @@ class Crew:
         await self.deps.gateways.start()
         await self.deps.engine.start()
         pending = await self.deps.engine.pending()
-        in_flow = frozenset(str(args.get("box", "")) for args in pending.values())
         missed = await self._acceptor.unheard(frozenset(pending))
-        in_flow |= {str(m.request.get("box", "")) for m in missed}
+        under_way = [*pending.values(), *(m.request for m in missed)]
+        in_flow = frozenset(key for args in under_way for key in boxes_in(args))
         result = await reconcile(self.deps, in_flow)
         for box in [*result.live, *result.lost]:
             try:
@@ -76,6 +82,9 @@ class Crew:
         served = await self.deps.gateways.attached()
         for stray in served - {b.id for b in result.live} - in_flow:
             await self.deps.gateways.detach(stray)
+        flow_args = [str(v) for args in under_way for v in args.values() if isinstance(v, str)]
+        for mend in self.before_flows:
+            await mend(frozenset(flow_args))
         await self.deps.engine.recover()
         for intent in missed:
             await self._acceptor.submit(intent)
@@ -127,7 +136,9 @@ class Crew:
         run = await self.run_of(key)
         agent = self.deps.agents.get(run.agent) if run is not None else None
         live = LiveBox(self.deps, box, run, agent)
+        live.is_dead = partial(notice_death, self.deps)
         if run is not None:
+            live.lineage = await lineage(self.deps, run)
             live.learn(await self.deps.store.evidence.of_run(run.id))
             remember_words(live, (await self.deps.store.entries.page(run.id, last=50)).entries)
         self.live[key] = live
@@ -139,11 +150,10 @@ class Crew:
 
     async def _pump(self, live: LiveBox, link: BoxLink) -> None:
         """Pump with the run as it is recorded now; wait for a run that is being launched."""
-        intent = await self._acceptor.intent_of(live.box)
+        facts = await facts_of(self.deps, live.box)
         ctx = None
-        if live.run is not None and intent is not None:
-            args = convert(intent.request, FlyArgs)
-            ctx = launch_context(live.run, live.box.name, args.settings, args.token)
+        if live.run is not None and facts is not None:
+            ctx = launch_context(live.run, live.box.name, facts.settings, facts.token)
         live.ctx = ctx
         await pump(live, link, ctx)
 

@@ -8,8 +8,9 @@ from typing import Any
 from msgspec import Struct
 
 from thopter.fleet.deps import Deps
+from thopter.fleet.saving import Saver
 from thopter.flow.engine import FlowContext
-from thopter.model.nouns import RunState
+from thopter.model.nouns import RunState, SnapshotState
 
 
 class DestroyArgs(Struct, frozen=True, kw_only=True):
@@ -22,14 +23,16 @@ class DestroyArgs(Struct, frozen=True, kw_only=True):
 class Destroyer:
     """The steps of ``destroy``, each safe to repeat; nothing is undone."""
 
-    def __init__(self, deps: Deps) -> None:
+    def __init__(self, deps: Deps, saver: Saver) -> None:
         self.deps = deps
+        self.saver = saver
 
     async def destroy(self, ctx: FlowContext, args: DestroyArgs) -> dict[str, Any]:
         """See the module docstring."""
         await ctx.step("detach", lambda: self._detach(args), title="close its ways out")
         await ctx.step("remove", lambda: self._remove(args), title="remove the box")
         await ctx.step("record", lambda: self._record(args))
+        await ctx.step("checkpoints", lambda: self._checkpoints(args), title="remove its checkpoints")
         return {"name": args.name}
 
     async def _detach(self, args: DestroyArgs) -> None:
@@ -39,6 +42,14 @@ class Destroyer:
     async def _remove(self, args: DestroyArgs) -> None:
         box = await self.deps.store.boxes.get(args.box)
         await self.deps.providers[box.provider].destroy(args.box)
+
+    async def _checkpoints(self, args: DestroyArgs) -> int:
+        """They are moments of this box alone; snapshots with a name stay."""
+        found = await self.deps.store.snapshots.of_box(args.box)
+        for one in found:
+            if one.state is not SnapshotState.MAKING:  # its own flow drops what it can't finish
+                await self.saver.drop(one.id)
+        return len(found)
 
     async def _record(self, args: DestroyArgs) -> None:
         await self.deps.crew.retire(args.box, RunState.STOPPED, "")

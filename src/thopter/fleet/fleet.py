@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 from msgspec import Struct, structs
 
@@ -16,10 +17,15 @@ from thopter.fleet.deps import Deps, request_mark
 from thopter.fleet.dials import Dials
 from thopter.fleet.doctor import doctor
 from thopter.fleet.end import DestroyArgs
+from thopter.fleet.facts import how_to_wake, known
+from thopter.fleet.keeper import Keeper
 from thopter.fleet.launch import GIT_PORT, routes
 from thopter.fleet.live import LiveBox
 from thopter.fleet.notes import Notes
+from thopter.fleet.saving import mend
 from thopter.fleet.session_log import SessionLogs
+from thopter.fleet.sleep import Sleep
+from thopter.fleet.snapshots import Snapshots
 from thopter.fleet.talk import Talk
 from thopter.fleet.views import detail, view
 from thopter.kit.channel import ExecStream
@@ -70,6 +76,10 @@ class Fleet:
         self.notes = Notes(deps, self._crew.live)
         self.talk = Talk(deps, self._crew)
         self.logs = SessionLogs(deps)
+        self.snapshots = Snapshots(deps)
+        self.sleep = Sleep(deps)
+        self.keeper = Keeper(deps, self.sleep, self.snapshots, self.destroy, self.freeze)
+        self._crew.before_flows.append(partial(mend, deps, self._crew.saver))
         self.problem = ""
 
     @property
@@ -87,6 +97,8 @@ class Fleet:
         await self._crew.start()
         await self.notes.start(self._crew.spawn)
         self._crew.spawn("old transcripts", self.logs.keep_house())
+        self._crew.spawn("watch over boxes", self.keeper.watch())
+        self._crew.spawn("revival", self.keeper.revive_lost())
 
     async def stop(self) -> None:
         """See :meth:`Crew.stop`."""
@@ -97,11 +109,13 @@ class Fleet:
     async def _find(self, name: str) -> Box:
         return await self.deps.store.boxes.find(name)
 
-    async def _live(self, name: str) -> tuple[LiveBox, Run]:
+    async def _live(self, name: str, asleep: bool = False) -> tuple[LiveBox, Run]:
         box = await self._find(name)
         live = self.live.get(box.id)
-        if live is None or box.state not in UP:
-            raise NotNow(f"{box.name} is {box.state}", hint=f"see 'thopter status {box.name}'")
+        if live is None or live.box.state not in UP:
+            raise NotNow(f"{box.name} is {box.state}", hint=how_to_wake(box))
+        if live.box.state is not BoxState.READY and not asleep:
+            raise NotNow(f"{box.name} is {live.box.state}", hint=how_to_wake(live.box))
         if live.run is None:
             raise NotNow(f"{box.name} has no run")
         return live, live.run
@@ -115,7 +129,7 @@ class Fleet:
     async def create(self, req: CreateRequest) -> Accepted:
         """Accept a thopter without a task; its agent waits at its prompt."""
         return await self._acceptor.accept(
-            RunRequest(prompt="", name=req.name, repo=req.repo, branch=req.branch, agent=req.agent),
+            RunRequest(prompt="", **structs.asdict(req)),
             task=False,
         )
 
@@ -204,7 +218,7 @@ class Fleet:
         await self._suspend(name, BoxState.READY)
 
     async def _suspend(self, name: str, state: BoxState) -> None:
-        live, _run = await self._live(name)
+        live, _run = await self._live(name, asleep=True)
         provider = self.deps.providers[live.box.provider]
         if not isinstance(provider, Suspends):
             raise Unsupported(f"boxes of provider {provider.name} can't be frozen")
@@ -315,19 +329,16 @@ class Fleet:
         await self._crew.settled(_SETTLE_S)
         return await doctor(self.deps)
 
-    async def _known(self) -> frozenset[str]:
-        return frozenset(b.id for b in await self.deps.store.boxes.list())
-
     async def leaks(self) -> list[Leak]:
         """What providers made that no record accounts for."""
         await self._crew.settled(_SETTLE_S)
-        known = await self._known()
-        return [leak for p in self.deps.providers.values() for leak in await p.leaks(known)]
+        ours = await known(self.deps)
+        return [leak for p in self.deps.providers.values() for leak in await p.leaks(ours)]
 
     async def sweep(self) -> list[Leak]:
         """Remove those."""
-        known = await self._known()
-        return [leak for p in self.deps.providers.values() for leak in await p.sweep(known)]
+        ours = await known(self.deps)
+        return [leak for p in self.deps.providers.values() for leak in await p.sweep(ours)]
 
     async def info(self) -> Info:
         """Counts, cheap."""

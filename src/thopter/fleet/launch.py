@@ -15,6 +15,8 @@ from typing import Any
 from msgspec import Struct, structs, to_builtins
 
 from thopter.fleet import status_tool
+from thopter.fleet.branch import GIT_PORT as GIT_PORT
+from thopter.fleet.branch import own_branch
 from thopter.fleet.deps import Deps
 from thopter.fleet.live import LiveBox
 from thopter.fleet.ports import GitRoute, ModelRoute
@@ -25,7 +27,7 @@ from thopter.model.evidence import Evidence, Fact, Source
 from thopter.model.nouns import Box, BoxState, Limits, RepoRef, Run, RunState
 from thopter.model.sockets import Agent, BoxSpec, Goldens, LaunchContext
 
-HOOK_PORT, MODEL_PORT, GIT_PORT = 8400, 8401, 8402
+HOOK_PORT, MODEL_PORT = 8400, 8401
 HOME = "/root"
 PROMPT_FILE = "/root/.thopter/prompt.txt"
 _CLONE_TIMEOUT_S = 900.0
@@ -45,6 +47,7 @@ class FlyArgs(Struct, frozen=True, kw_only=True):
     session: str
     token: str
     settings: dict[str, Any]
+    adopt: bool = False  # the repository is the one in the saved box it starts from
 
 
 def launch_context(run: Run, name: str, args_settings: dict[str, Any], token: str) -> LaunchContext:
@@ -79,6 +82,7 @@ def box_spec(box: Box, token: str, owner: str) -> BoxSpec:
         key=box.id,
         name=box.name,
         golden=box.golden or "default",
+        snapshot=box.snapshot,
         limits=box.limits,
         ports=(MODEL_PORT, GIT_PORT),
         tags={"thopter": box.name, "owner": owner},
@@ -109,6 +113,8 @@ class Launcher:
         await ctx.step("gateways", lambda: self._gateways(args), undo=lambda _r: self._detach(args))
         if args.repo:
             await ctx.step("clone", lambda: self._clone(args))
+        elif args.adopt:
+            await ctx.step("repository", lambda: self._adopt(args), title="its own branch")
         await ctx.step("prepare", lambda: self._prepare(args), title="prepare agent")
         await ctx.step("launch", lambda: self._launch(args), title="start agent")
         seen = await ctx.step("sign", lambda: self._first_sign(args), title="first sign of work")
@@ -180,14 +186,20 @@ class Launcher:
         name, email = self.deps.identity
         url = f"http://127.0.0.1:{GIT_PORT}/r/{run.repo.slug}.git"
         script = _CLONE.format(dir=shlex.quote(run.cwd))
+        branch = f"thopter/{live.box.name}"
         result = await link.exec(
-            ["/bin/sh", "-c", script, "sh", url, run.repo.base, f"thopter/{live.box.name}", name, email],
+            ["/bin/sh", "-c", script, "sh", url, run.repo.base, branch, name, email, live.box.id],
             cwd="/",
             timeout=_CLONE_TIMEOUT_S,
         )
         if result.exit != 0:
             said = result.stderr.decode(errors="replace").strip().splitlines()
             raise ProviderError(f"the clone in the box failed: {said[-1] if said else 'no message'}")
+        return {"cwd": run.cwd}
+
+    async def _adopt(self, args: FlyArgs) -> dict[str, Any]:
+        _live, link, run = await self._at(args)
+        await own_branch(self.deps, link, run, args.box, args.name)
         return {"cwd": run.cwd}
 
     async def _prepare(self, args: FlyArgs) -> dict[str, Any]:
@@ -276,24 +288,33 @@ class Launcher:
         return live, await live.link(30.0), run
 
 
-# Run in the box. Positional: url, base, branch, user name, mail. A half-made clone of an earlier
-# attempt is thrown away; a finished one is kept, with the agent's work in it.
+# Run in the box. Positional: url, base, branch, user name, mail, box. A half-made clone of an earlier
+# attempt is thrown away; this box's finished one is kept, with the agent's work in it; one that a saved
+# box brought along is refreshed, and made anew when that does not work.
 _CLONE = """
 set -e
 dir={dir}
-if [ -e "$dir/.git/thopter-ready" ]; then exit 0; fi
-rm -rf -- "$dir"
+ready="$dir/.git/thopter-ready"
+if [ -e "$ready" ] && [ "$(cat "$ready")" = "$6" ]; then exit 0; fi
+refresh() {{
+  [ -e "$ready" ] && cd "$dir" && rm -f .git/*.lock &&
+  git remote set-url origin "$1" && git fetch --quiet --prune origin &&
+  git symbolic-ref HEAD "refs/heads/$3" && git reset --quiet --hard "$2"
+}}
 git config --global user.name "$4"
 git config --global user.email "$5"
 git config --global push.default current
 git config --global push.autoSetupRemote true
 git config --global advice.detachedHead false
 git config --global init.defaultBranch main
-git config --global --add safe.directory '*'
-git clone --quiet --no-checkout -- "$1" "$dir"
-cd "$dir"
-git checkout --quiet -B "$3" "$2"
-touch .git/thopter-ready
+git config --global --replace-all safe.directory '*'
+if ! (refresh "$@") 2>/dev/null; then
+  rm -rf -- "$dir"
+  git clone --quiet --no-checkout -- "$1" "$dir"
+  cd "$dir"
+  git checkout --quiet -B "$3" "$2"
+fi
+printf %s "$6" > "$ready"
 """
 
 

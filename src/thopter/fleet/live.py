@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from msgspec import structs
 
 from thopter.fleet.deps import Deps
-from thopter.fleet.evidence_window import prune
+from thopter.fleet.evidence_window import order, prune
+from thopter.fleet.facts import LIVES
 from thopter.fleet.truth import fold
 from thopter.kit.channel import BoxLink
 from thopter.model.errors import NotNow, ThopterError
 from thopter.model.events import Event
 from thopter.model.evidence import Evidence, Fact, Source, Verdict
-from thopter.model.nouns import Box, BoxState, Run, RunState
+from thopter.model.nouns import Box, BoxState, Entry, Run, RunState
 from thopter.model.sockets import Agent, LaunchContext, Reading
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,9 @@ class LiveBox:
         self.last_message = ""
         self.last_message_ms = 0
         self.offset_ms = 0  # hub time minus box time
+        self.lineage: frozenset[str] = frozenset()  # sessions whose past is this run's own
+        self.saved_turn = ""  # the end of turn that was saved last
+        self.attended = 0  # commands and terminals that people have open in the box
         self.trouble = ""  # what the model gateway sees going wrong now
         self.held_up = False  # the model gateway saw a rate limit, and nothing get through since
         self.problems = 0  # inputs that could not be read, counted
@@ -58,6 +62,7 @@ class LiveBox:
         # run, the session it was recorded with, and the one that its program has gone over to
         self._followed = ("", "", "")
         self.mail = 0  # grows with every message that is kept for it
+        self.is_dead: Callable[[LiveBox], Awaitable[bool]] = _who_knows  # asked when the link is lost
         self._link: BoxLink | None = None
         self._receipts: list[Callable[[Reading], None]] = []
 
@@ -82,7 +87,8 @@ class LiveBox:
         return self._link
 
     async def keep(self, pumps: Callable[[LiveBox, BoxLink], object]) -> None:
-        """Connect, pump, reconnect; ends only when cancelled. ``pumps`` returns a coroutine."""
+        """Connect, pump, reconnect; ends when cancelled, or when the box is dead by its provider's word.
+        ``pumps`` returns a coroutine."""
         failures = 0
         while True:
             try:
@@ -96,6 +102,8 @@ class LiveBox:
             except (ThopterError, OSError, ExceptionGroup, asyncio.IncompleteReadError) as e:
                 if failures in (0, len(_BACKOFF_S)):
                     log.warning("box %s: link lost: %s", self.box.name, _first(e))
+                if failures >= 1 and await self.is_dead(self):
+                    return
             finally:
                 await self._set_link(None)
             await self.deps.clock.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
@@ -114,10 +122,12 @@ class LiveBox:
     def person(self, here: bool) -> Iterator[None]:
         """Somebody is at a terminal of the box while this lasts (when ``here``)."""
         self.people += here
+        self.attended += 1
         try:
             yield
         finally:
             self.people -= here
+            self.attended -= 1
 
     # ------------------------------------------------------------------------------ receipts
 
@@ -161,12 +171,20 @@ class LiveBox:
 
     def learn(self, found: Sequence[Evidence]) -> None:
         """Take evidence into the window (the store has it already)."""
-        for e in found:
-            if e.fact in (Fact.LAUNCHED, Fact.PROCESS_ALIVE):
-                self.agent_running = True
-            elif e.fact is Fact.PROCESS_EXITED:
-                self.agent_running = False
         self.evidence = list(prune([*self.evidence, *found]))
+        newest = max((e for e in self.evidence if e.fact in LIVES), key=order, default=None)
+        if newest is not None:  # by the time of the event: a death may be read after the next launch
+            self.agent_running = newest.fact is not Fact.PROCESS_EXITED
+
+    def of_this_run(self, entry: Entry) -> bool:
+        """False for what a box that was started from a saved one said in a life of its own."""
+        if not self.box.snapshot or self.run is None or entry.at_ms >= self.run.created_ms:
+            return True
+        return bool(self.run.parent) and entry.session in self.lineage
+
+    def recent(self, item: Evidence) -> bool:
+        """False for facts that a saved box brought along: they are about another run."""
+        return not self.box.snapshot or self.run is None or item.at_ms >= self.run.created_ms
 
     def picture(self) -> list[Evidence]:
         """The window plus what is only known at this moment (heartbeat, provider's word)."""
@@ -192,7 +210,13 @@ class LiveBox:
                         detail="boxd holds the agent's process",
                     )
                 )
-        told = {BoxState.FROZEN: Fact.BOX_FROZEN, BoxState.LOST: Fact.BOX_GONE, BoxState.GONE: Fact.BOX_GONE}
+        told = {
+            BoxState.FROZEN: Fact.BOX_FROZEN,
+            BoxState.SUSPENDED: Fact.BOX_FROZEN,
+            BoxState.STOPPED: Fact.BOX_GONE,  # the evidence says who asked for that
+            BoxState.LOST: Fact.BOX_GONE,
+            BoxState.GONE: Fact.BOX_GONE,
+        }
         if self.box.state in told:
             extra.append(
                 Evidence(
@@ -255,6 +279,10 @@ class LiveBox:
             return True
         except TimeoutError:
             return False
+
+
+async def _who_knows(_live: LiveBox) -> bool:
+    return False
 
 
 def _first(e: BaseException) -> BaseException:

@@ -103,7 +103,8 @@ def _read_record(live: LiveBox, record: dict[str, Any], said: list[Report]) -> R
     at = record.get("at_ms")
     at_ms = at if isinstance(at, int) else now
     kind = record.get("kind")
-    if live.run is not None and record.get("run") not in (None, "", live.run.id):
+    of_run = str(record.get("run") or "").partition(".")[0]  # later lives are called RUN.1, RUN.2, …
+    if live.run is not None and of_run not in ("", live.run.id):
         return Reading(problem="a record of another run")
     if kind == "hook" and live.agent is not None:
         body = str(record.get("body", "")).encode(errors="surrogateescape")
@@ -194,8 +195,8 @@ async def take(
     live: LiveBox, readings: list[Reading], cursors: dict[str, int], events: Sequence[Event] = ()
 ) -> None:
     """Store a batch with its cursors, then learn from it, pass receipts on and fold."""
-    entries = [e for r in readings for e in r.entries]
-    evidence = [admit(e, live.offset_ms) for r in readings for e in r.evidence]
+    entries = [e for r in readings for e in r.entries if live.of_this_run(e)]
+    evidence = [e for e in (admit(e, live.offset_ms) for r in readings for e in r.evidence) if live.recent(e)]
     for reading in readings:
         if reading.problem:
             live.problems += 1

@@ -12,6 +12,7 @@ import logging
 from msgspec import Struct, structs
 
 from thopter.fleet.deps import Deps
+from thopter.fleet.facts import known
 from thopter.model.errors import ThopterError
 from thopter.model.events import Event
 from thopter.model.nouns import Box, BoxState, Leak
@@ -40,9 +41,10 @@ def settle(box: Box, handle: BoxHandle | None, now_ms: int, in_flow: bool) -> Bo
         )
     if in_flow and box.state is BoxState.CREATING:
         return box  # its flow says when it is ready
-    if handle.state is box.state:
-        return box
-    return structs.replace(box, state=handle.state, changed_ms=now_ms, problem="")
+    if handle.state is box.state or (handle.state, box.state) == (BoxState.FROZEN, BoxState.SUSPENDED):
+        return box  # a suspended box is a frozen one whose memory was given back
+    problem = "its processes are gone; its files are there" if handle.state is BoxState.LOST else ""
+    return structs.replace(box, state=handle.state, changed_ms=now_ms, problem=problem)
 
 
 async def reconcile(deps: Deps, in_flow: frozenset[str]) -> Reconciled:
@@ -76,9 +78,9 @@ async def reconcile(deps: Deps, in_flow: frozenset[str]) -> Reconciled:
             result.live.append(new)  # also one that a flow works on: its later steps need it
         elif new.state is BoxState.LOST:
             result.lost.append(new)
-    known = frozenset(b.id for b in recorded)
+    ours = await known(deps)
     for name in reachable:
-        result.swept.extend(await deps.providers[name].sweep(known))
+        result.swept.extend(await deps.providers[name].sweep(ours))
     for leak in result.swept:
         log.warning("swept a leftover %s: %s", leak.kind, leak.what)
     return result

@@ -54,6 +54,21 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("box.pids", 2048, "How many processes a box may have; 0 means no limit."),
     Setting("box.cpus", 2.0, "How many processors a box may use; 0 means no limit."),
     Setting("box.disk_mb", 20480, "How much a box may write in MiB; 0 means no limit."),
+    Setting("box.snapshot", "", "The snapshot that new thopters start from; empty means a fresh box."),
+    Setting("box.keep_alive", 720, "Minutes until a box that is not at work is put to sleep; 0 means never."),
+    Setting("box.idle_timeout", 0, "Minutes of idleness until then; 0 means that idleness is no reason."),
+    Setting(
+        "box.on_idle", "suspend", "What happens to a box whose time is over.",
+        ("freeze", "suspend", "stop", "destroy", "none"),
+    ),
+    Setting(
+        "run.checkpoint", "off", "Save a checkpoint of a thopter at the end of each turn.", ("turn", "off")
+    ),
+    Setting("run.checkpoints_kept", 20, "How many checkpoints of turns a thopter keeps; 0 means all."),
+    Setting(
+        "run.revive", "ask", "What a starting hub does with thopters whose processes are gone: resume them, "
+        "or show them as lost until you do.", ("auto", "ask"),
+    ),
     Setting(
         "local.isolation", "auto", "How the local provider isolates boxes; auto takes the strongest.",
         ("auto", "namespaces-idmapped", "namespaces-user", "bubblewrap", "container", "none"),

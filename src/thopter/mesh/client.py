@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +24,7 @@ from thopter.model.nouns import Leak
 
 if TYPE_CHECKING:
     from thopter.mesh.execs import Exec
+    from thopter.mesh.saved import Saved
 
 T = TypeVar("T")
 
@@ -185,6 +186,45 @@ class HubClient:
         from thopter.model.api.ports import DialRequest
 
         return Exec(self.path, self._of(name, "dial"), DialRequest(port=port))
+
+    @property
+    def saved(self) -> Saved:
+        """The calls about saved boxes and sleep."""
+        from thopter.mesh.saved import Saved
+
+        return Saved(self)
+
+    # --------------------------------------------------------- for the other files of calls in mesh
+
+    def of(self, name: str, verb: str) -> str:
+        """The address of a thopter's ``verb``."""
+        return self._of(name, verb)
+
+    def get(self, target: str, kind: type[T], timeout: float = 0.0) -> T:
+        """Read."""
+        return self._get(target, kind, timeout)
+
+    def post(self, target: str, body: msgspec.Struct, kind: type[T], timeout: float = 0.0) -> T:
+        """Change, once."""
+        return self._post(target, body, kind, timeout)
+
+    def delete(self, target: str, kind: type[T]) -> T:
+        """Remove, once."""
+        return self._decode(self._call("DELETE", target), kind)
+
+    def download(self, target: str, out: IO[bytes]) -> int:
+        """Write what is at ``target`` to ``out``; returns its size."""
+        return self._stream(self._call("GET", target, timeout=300.0), out)
+
+    def upload(self, target: str, pieces: Iterable[bytes], kind: type[T], timeout: float) -> T:
+        """Send a body of any length; not sent again when the connection breaks."""
+        self.connect()
+        assert self._wire is not None
+        headers = {"Accept": "application/json", "Content-Type": "application/octet-stream"}
+        answer = self._wire.upload("POST", target, headers, pieces, timeout)
+        if answer.status >= 300:
+            raise to_error(answer)
+        return self._decode(answer, kind)
 
     # ------------------------------------------------------------------------------------ plumbing
 

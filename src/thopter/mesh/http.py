@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from thopter.model.errors import HubUnreachable
@@ -149,6 +149,30 @@ class Wire:
         Raises :class:`Died` or :class:`Silent` when nothing came, HubUnreachable when it is no HTTP.
         """
         until = time.monotonic() + timeout
+        self._begin(method, target, headers, body, timeout)
+        return self._answer(method, until)
+
+    def upload(
+        self, method: str, target: str, headers: Mapping[str, str], pieces: Iterable[bytes], timeout: float
+    ) -> Answer:
+        """Send a body of any length piece by piece, each and then the answer within ``timeout`` seconds.
+
+        An answer that comes before all is sent ends the sending. Errors as :meth:`request`'s."""
+        self._begin(method, target, {**headers, "Transfer-Encoding": "chunked"}, None, timeout)
+        try:
+            for piece in pieces:
+                if piece:
+                    self.sock.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
+            self.sock.sendall(b"0\r\n\r\n")
+        except TimeoutError:
+            raise Silent from None
+        except (ConnectionError, BrokenPipeError):
+            pass  # it has answered already: listen
+        return self._answer(method, time.monotonic() + timeout)
+
+    def _begin(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, timeout: float
+    ) -> None:
         self.idle = False
         head = [f"{method} {target} HTTP/1.1", "Host: localhost", *(f"{k}: {v}" for k, v in headers.items())]
         if body is not None:
@@ -160,6 +184,8 @@ class Wire:
             raise Silent from None
         except OSError:
             pass  # it may have answered and closed before it read all (too large): listen first
+
+    def _answer(self, method: str, until: float) -> Answer:
         status, found = self._head(until)
         while 100 <= status < 200:  # informational answers come before the real one
             status, found = self._head(until)

@@ -64,7 +64,8 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 
 class Box(Struct, frozen=True, kw_only=True):
-    """One sandbox, as recorded by the hub. ``memory`` is the provider's own opaque note."""
+    """One sandbox, as recorded by the hub. ``memory`` is the provider's own opaque note; ``snapshot``
+    is the id of the saved box it was started from, empty for none."""
 
     id: BoxId
     name: str
@@ -75,6 +76,7 @@ class Box(Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
     isolation: Isolation | None = None
     golden: str = ""
+    snapshot: str = ""
     problem: str = ""
     memory: dict[str, Any] = field(default_factory=dict)
 
@@ -93,7 +95,8 @@ class RepoRef(Struct, frozen=True, kw_only=True):
 
 
 class Run(Struct, frozen=True, kw_only=True):
-    """One agent at work on one prompt in one box."""
+    """One agent at work on one prompt in one box. ``parent``: the run whose conversation it goes on
+    with (a fork, or a box taken back to a checkpoint), empty for none."""
 
     id: RunId
     box: BoxId
@@ -108,6 +111,66 @@ class Run(Struct, frozen=True, kw_only=True):
     cwd: str = ""
     problem: str = ""
     exit_code: int | None = None
+    parent: str = ""
+
+
+class SnapshotKind(enum.StrEnum):
+    """What a saved box is for."""
+
+    SNAPSHOT = "snapshot"  # made by a person, has a name, others start from it
+    CHECKPOINT = "checkpoint"  # a moment of one thopter, to go back to
+    FORK = "fork"  # lives only while forks are made of it
+
+
+class SnapshotState(enum.StrEnum):
+    """State of a saved box in the hub's record."""
+
+    MAKING = "making"
+    READY = "ready"
+    DROPPING = "dropping"
+    LOST = "lost"  # its provider does not have it any more
+    GONE = "gone"
+
+
+class Snapshot(Struct, frozen=True, kw_only=True):
+    """A saved box, as recorded by the hub. ``box``, ``box_name``, ``run``, ``agent``, ``session``,
+    ``repo`` and ``cwd`` are those of the thopter it was made of (empty for an imported or built one);
+    ``parent`` is the snapshot that box itself came from; ``label`` is a person's word or the reason;
+    ``turn_ms`` is the end of the turn it was made at (0: at no particular one)."""
+
+    id: str
+    name: str
+    provider: str
+    kind: SnapshotKind
+    state: SnapshotState
+    created_ms: int
+    box: str = ""
+    box_name: str = ""
+    run: str = ""
+    agent: str = ""
+    session: str = ""
+    repo: RepoRef | None = None
+    cwd: str = ""
+    golden: str = ""
+    parent: str = ""
+    label: str = ""
+    size: int = -1
+    turn_ms: int = 0
+
+
+class Lease(Struct, frozen=True, kw_only=True):
+    """How long a box may go on. ``keep_min``: minutes from ``thopter keepalive`` (or its start) to
+    ``expires_ms``; ``idle_min``: minutes of idleness; 0 is for ever. ``idle_until_ms``: when the present
+    idleness has lasted long enough, 0 while it is not idle; only idleness after ``from_ms`` counts.
+    ``on_idle``: what happens then."""
+
+    box: str
+    keep_min: int = 0
+    expires_ms: int = 0
+    idle_min: int = 0
+    idle_until_ms: int = 0
+    on_idle: str = "suspend"
+    from_ms: int = 0
 
 
 class Leak(Struct, frozen=True, kw_only=True):

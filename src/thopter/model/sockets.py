@@ -298,6 +298,10 @@ class Agent(Protocol):
     def resume(self, ctx: LaunchContext) -> Launch:
         """The command that goes on with session ``ctx.session``."""
 
+    def fork(self, ctx: LaunchContext, from_session: str) -> Launch:
+        """The command for the new session ``ctx.session`` that goes on with a copy of
+        ``from_session``, whose own record stays as it is; ``ctx.prompt`` is said first, empty: none."""
+
     def say(self, text: str) -> tuple[Keys, ...]:
         """Keystrokes that enter ``text`` as the user's own message and submit it. Raises BadInput
         for text that can't be entered (empty, NUL)."""

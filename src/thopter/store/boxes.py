@@ -17,7 +17,9 @@ from thopter.store.events import EventTable
 
 T = TypeVar("T")
 
-_COLUMNS = "id, name, provider, state, created_ms, changed_ms, limits, isolation, golden, problem, memory"
+_COLUMNS = (
+    "id, name, provider, state, created_ms, changed_ms, limits, isolation, golden, problem, memory, snapshot"
+)
 _HINT_NAME = "give another --name, or 'thopter destroy' the one that has it"
 
 
@@ -25,7 +27,7 @@ def _row(box: Box) -> tuple[Any, ...]:
     return (
         box.id, box.name, box.provider, box.state.value, box.created_ms, box.changed_ms,
         codec.to_json(box.limits), box.isolation.value if box.isolation else None, box.golden,
-        codec.clean_text(box.problem), codec.to_json(box.memory),
+        codec.clean_text(box.problem), codec.to_json(box.memory), box.snapshot,
     )  # fmt: skip
 
 
@@ -34,7 +36,7 @@ def _box(row: Row) -> Box:
         id=BoxId(row[0]), name=row[1], provider=row[2], state=BoxState(row[3]), created_ms=row[4],
         changed_ms=row[5], limits=codec.from_json(row[6], Limits),
         isolation=Isolation(row[7]) if row[7] else None, golden=row[8], problem=row[9],
-        memory=codec.from_json(row[10], dict[str, Any]),
+        memory=codec.from_json(row[10], dict[str, Any]), snapshot=row[11],
     )  # fmt: skip
 
 
@@ -98,7 +100,7 @@ class BoxTable:
         The same id again returns the box as it is now (a repeated step does nothing twice); a name
         that another box has is a Conflict."""
         check_name(box.name)
-        marks = ", ".join("?" * 11)
+        marks = ", ".join("?" * 12)
         try:
             self._conn.run(
                 f"INSERT INTO boxes ({_COLUMNS}) VALUES ({marks}) ON CONFLICT (id) DO NOTHING", _row(box)

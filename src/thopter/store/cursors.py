@@ -29,6 +29,10 @@ class CursorTable:
             [(box, codec.clean_text(k, NAME_MAX), codec.clean_ms(v)) for k, v in cursors.items()],
         )
 
+    def forget(self, box: str) -> None:
+        """Begin again with this box: its files are others now."""
+        self._conn.run("DELETE FROM cursors WHERE box = ?", (box,))
+
 
 class Cursors:
     """Cursors for the rest of the hub; saved by :meth:`Store.ingest` with what was read."""

@@ -34,7 +34,10 @@ class EntryTable:
         Their ordinals, from 1, follow the run's last one without a gap."""
         fresh: list[Entry] = []
         count = self.count(run) if entries else 0
+        copied = self._elsewhere(run, entries)
         for e in entries:
+            if e.key in copied and e.session not in copied[e.key]:
+                continue
             added = self._conn.run(
                 f"""INSERT INTO entries (run, ordinal, {_COLUMNS})
                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING""",
@@ -48,6 +51,25 @@ class EntryTable:
                 count += 1
                 fresh.append(e)
         return fresh
+
+    def _elsewhere(self, run: str, entries: Sequence[Entry]) -> dict[str, set[str]]:
+        """Sessions by key of entries that a run with a parent has already: a forked session repeats
+        what was said before under the same keys."""
+        forked = self._conn.row("SELECT 1 FROM runs WHERE id = ? AND parent <> ''", (run,))
+        found: dict[str, set[str]] = {}
+        if forked is None or not entries:
+            return found
+        wanted = {e.key for e in entries}
+        for key, session in self._conn.rows("SELECT key, session FROM entries WHERE run = ?", (run,)):
+            if key in wanted:
+                found.setdefault(key, set()).add(session)
+        for e in entries:  # also within this very batch
+            found.setdefault(e.key, {e.session})
+        return found
+
+    def sessions(self, run: str) -> list[str]:
+        """The sessions that entries of a run belong to."""
+        return [s for (s,) in self._conn.rows("SELECT DISTINCT session FROM entries WHERE run = ?", (run,))]
 
     def count(self, run: str) -> int:
         """How many entries the run has; also the ordinal of its last one."""
@@ -80,3 +102,7 @@ class Entries:
     async def page(self, run: str, after: int = 0, limit: int = 200, last: int = 0) -> TranscriptPage:
         """See :meth:`EntryTable.page`; an unknown run has an empty transcript."""
         return await self._db.read(lambda c: EntryTable(c).page(run, after, limit, last))
+
+    async def sessions(self, run: str) -> list[str]:
+        """See :meth:`EntryTable.sessions`."""
+        return await self._db.read(lambda c: EntryTable(c).sessions(run))

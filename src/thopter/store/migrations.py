@@ -13,6 +13,7 @@ from thopter.model.errors import Refused
 from thopter.store import migrations_talk
 from thopter.store.db import Conn
 from thopter.store.migrations_notes import m008_notes
+from thopter.store.migrations_snapshots import m005_snapshots
 
 Migration = Callable[[Conn], None]
 MIGRATIONS: list[tuple[str, Migration]] = []
@@ -129,5 +130,6 @@ def m004_requests(conn: Conn) -> None:
     conn.run("CREATE INDEX intents_open ON intents (state, created_ms)")
 
 
+migration(m005_snapshots)
 migration(migrations_talk.m006_talk)
 migration(m008_notes)

@@ -14,7 +14,8 @@ from thopter.store.db import Conn, Database, Row
 from thopter.store.events import EventTable
 
 _COLUMNS = (
-    "id, box, agent, prompt, state, created_ms, changed_ms, reason, session, repo, cwd, problem, exit_code"
+    "id, box, agent, prompt, state, created_ms, changed_ms, reason, session, repo, cwd, problem, exit_code,"
+    " parent"
 )
 
 
@@ -23,7 +24,7 @@ def _row(run: Run) -> tuple[Any, ...]:
         run.id, run.box, run.agent, codec.clean_text(run.prompt, 4 << 20), run.state.value,
         run.created_ms, run.changed_ms, run.reason.value if run.reason else None,
         codec.clean_text(run.session, 1000), codec.to_json(run.repo) if run.repo else None,
-        codec.clean_text(run.cwd, 8192), codec.clean_text(run.problem), run.exit_code,
+        codec.clean_text(run.cwd, 8192), codec.clean_text(run.problem), run.exit_code, run.parent,
     )  # fmt: skip
 
 
@@ -32,7 +33,7 @@ def _run(row: Row) -> Run:
         id=RunId(row[0]), box=BoxId(row[1]), agent=row[2], prompt=row[3], state=RunState(row[4]),
         created_ms=row[5], changed_ms=row[6], reason=WaitReason(row[7]) if row[7] else None,
         session=row[8], repo=codec.from_json(row[9], RepoRef) if row[9] else None, cwd=row[10],
-        problem=row[11], exit_code=row[12],
+        problem=row[11], exit_code=row[12], parent=row[13],
     )  # fmt: skip
 
 
@@ -65,7 +66,7 @@ class RunTable:
 
     def insert(self, run: Run) -> Run:
         """Record a new run; returns what is recorded (the same id again changes nothing)."""
-        marks = ", ".join("?" * 13)
+        marks = ", ".join("?" * 14)
         try:
             self._conn.run(
                 f"INSERT INTO runs ({_COLUMNS}) VALUES ({marks}) ON CONFLICT (id) DO NOTHING", _row(run)

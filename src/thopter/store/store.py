@@ -26,9 +26,11 @@ from thopter.store.events import TOPIC, Events, EventTable
 from thopter.store.evidence import EvidenceLog, EvidenceTable
 from thopter.store.idempotency import Idempotency, IdempotencyTable
 from thopter.store.intents import Intents, IntentTable
+from thopter.store.leases import Leases, LeaseTable
 from thopter.store.migrations import migrate
 from thopter.store.notes import Notes, NoteTable
 from thopter.store.runs import Runs, RunTable
+from thopter.store.snapshots import SnapshotStore, SnapshotTable
 from thopter.store.talk import LabelTable, LetterTable, Talk
 
 T = TypeVar("T")
@@ -49,6 +51,8 @@ class Tx:
         self.notes = NoteTable(conn)
         self.letters = LetterTable(conn)
         self.labels = LabelTable(conn)
+        self.snapshots = SnapshotTable(conn)
+        self.leases = LeaseTable(conn)
 
 
 class Ingested(Struct, frozen=True):
@@ -73,6 +77,8 @@ class Store:
         self.intents = Intents(db)
         self.notes = Notes(db)
         self.talk = Talk(db)
+        self.snapshots = SnapshotStore(db)
+        self.leases = Leases(db)
 
     @classmethod
     async def open(cls, path: Path) -> Store:

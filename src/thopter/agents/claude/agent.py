@@ -35,6 +35,10 @@ class ClaudeAgent:
         """The session as it was, waiting at its prompt."""
         return launch.again(ctx)
 
+    def fork(self, ctx: LaunchContext, from_session: str) -> Launch:
+        """A copy of ``from_session`` under the id ``ctx.session``."""
+        return launch.forked(ctx, from_session)
+
     def say(self, text: str) -> tuple[Keys, ...]:
         """See :func:`thopter.agents.claude.keys.say`."""
         return keys.say(text)

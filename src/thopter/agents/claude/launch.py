@@ -70,3 +70,13 @@ def fresh(ctx: LaunchContext) -> Launch:
 def again(ctx: LaunchContext) -> Launch:
     """The session ``ctx.session`` as it was; it waits at its prompt."""
     return Launch(argv=(BINARY, "--resume", ctx.session, *_options(ctx)), env=environment(ctx), cwd=ctx.cwd)
+
+
+def forked(ctx: LaunchContext, from_session: str) -> Launch:
+    """A copy of ``from_session`` with the id ``ctx.session``; the prompt, if there is one, is said first.
+
+    The copy's transcript holds the old messages under their own ids (tried with 2.1.197, 2.1.329).
+    """
+    words = first_words(ctx) if ctx.prompt.strip() else []
+    fork = ("--resume", from_session, "--fork-session", "--session-id", ctx.session)
+    return Launch(argv=(BINARY, *fork, *_options(ctx), *words), env=environment(ctx), cwd=ctx.cwd)

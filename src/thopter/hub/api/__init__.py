@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from thopter.hub.api import doctor, events, flows, hub, log, notes, ports, talk, thopters, work
+from thopter.hub.api import (
+    doctor,
+    events,
+    flows,
+    hub,
+    log,
+    notes,
+    ports,
+    sleep,
+    snapshots,
+    talk,
+    thopters,
+    work,
+)
 
 ROUTES = (
     *hub.ROUTES,
@@ -10,6 +23,8 @@ ROUTES = (
     *talk.ROUTES,
     *work.ROUTES,
     *ports.ROUTES,
+    *snapshots.ROUTES,
+    *sleep.ROUTES,
     *flows.ROUTES,
     *events.ROUTES,
     *doctor.ROUTES,

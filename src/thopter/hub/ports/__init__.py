@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from thopter.hub.ports.log import LogsPort
 from thopter.hub.ports.notes import NotesPort
+from thopter.hub.ports.sleep import SleepPort
+from thopter.hub.ports.snapshots import SnapshotsPort
 from thopter.hub.ports.talk import TalkPort
 from thopter.kit.paths import Paths
 from thopter.kit.settings import Settings
@@ -102,6 +104,14 @@ class FleetPort(Protocol):
     @property
     def logs(self) -> LogsPort:
         """What happened in a thopter."""
+
+    @property
+    def snapshots(self) -> SnapshotsPort:
+        """Saved boxes, forks, going back."""
+
+    @property
+    def sleep(self) -> SleepPort:
+        """Suspending, resuming, restarting, how long boxes go on."""
 
     async def info(self) -> FleetInfo:
         """Counts, cheap."""

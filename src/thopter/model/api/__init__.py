@@ -16,7 +16,8 @@ class RunRequest(Struct, kw_only=True):
 
     ``repo``: absolute path of a local git repository, or an ``https://``/``ssh://``/``git@`` URL;
     empty for none. ``branch``: where to start, default the repository's HEAD. ``name``: empty for
-    a friendly one. A non-empty ``box`` puts the run into that existing box.
+    a friendly one. ``snapshot``: start from that saved box (name or id), not from the default one;
+    ``fresh``: from none. ``keep_alive``, ``idle_timeout``: minutes, 0 for no end, null for the settings'.
     """
 
     prompt: str
@@ -26,6 +27,10 @@ class RunRequest(Struct, kw_only=True):
     agent: str = "claude"
     permission_mode: str = ""
     model: str = ""
+    snapshot: str = ""
+    fresh: bool = False
+    keep_alive: Annotated[int, Meta(ge=0, le=5_256_000)] | None = None
+    idle_timeout: Annotated[int, Meta(ge=0, le=5_256_000)] | None = None
 
 
 class CreateRequest(Struct, kw_only=True):
@@ -35,6 +40,10 @@ class CreateRequest(Struct, kw_only=True):
     repo: str = ""
     branch: str = ""
     agent: str = "claude"
+    snapshot: str = ""
+    fresh: bool = False
+    keep_alive: Annotated[int, Meta(ge=0, le=5_256_000)] | None = None
+    idle_timeout: Annotated[int, Meta(ge=0, le=5_256_000)] | None = None
 
 
 class Accepted(Struct, kw_only=True):

@@ -1,0 +1,53 @@
+"""A repository that a saved box brought along gets a branch of its own in the new box."""
+
+from __future__ import annotations
+
+from thopter.fleet.deps import Deps
+from thopter.kit.channel import BoxLink
+from thopter.model.errors import ProviderError
+from thopter.model.nouns import Run
+
+GIT_PORT = 8402
+_TIMEOUT_S = 120.0
+
+# Run in the box. Positional: folder, branch, user name, mail, url, box. The files and git's index stay
+# as they are, also in the middle of a merge; no process of before can hold a lock any more.
+_SWITCH = """
+set -e
+cd "$1"
+rm -f .git/*.lock
+git config --global user.name "$3"
+git config --global user.email "$4"
+git config --global --replace-all safe.directory '*'
+old="$(git symbolic-ref --quiet HEAD || true)"
+new="refs/heads/$2"
+if [ "$old" != "$new" ]; then
+  git update-ref "$new" HEAD
+  git symbolic-ref HEAD "$new"
+  case "$old" in refs/heads/thopter/*) git update-ref -d "$old" ;; esac
+fi
+git remote set-url origin "$5" 2>/dev/null || git remote add origin "$5"
+git for-each-ref --format='delete %(refname)' refs/remotes/origin/thopter/ | git update-ref --stdin
+printf %s "$6" > .git/thopter-ready
+"""
+
+
+async def own_branch(deps: Deps, link: BoxLink, run: Run, box: str, name: str) -> None:
+    """Point the clone in the box at ``thopter/<name>``, at the commit where it stands; safe to repeat.
+
+    ProviderError when its git does not do it. Without a repository there is nothing to do."""
+    if run.repo is None:
+        return
+    await deps.mirrors.drop_branch(run.repo.slug, name)  # of an earlier thopter of that name
+    user, email = deps.identity
+    url = f"http://127.0.0.1:{GIT_PORT}/r/{run.repo.slug}.git"
+    result = await link.exec(
+        ["/bin/sh", "-c", _SWITCH, "sh", run.cwd, f"thopter/{name}", user, email, url, box],
+        cwd="/",
+        timeout=_TIMEOUT_S,
+    )
+    if result.exit != 0:
+        said = result.stderr.decode(errors="replace").strip().splitlines()
+        raise ProviderError(
+            f"the repository in the box could not get its own branch: {said[-1] if said else 'no message'}"
+        )
