@@ -75,6 +75,14 @@ def test_asked_on_a_terminal_the_key_is_not_shown(cli: Cli, model: ScriptedModel
         terminal.type(model.url + "\r")
         terminal.see("Key or token (not shown):")
         terminal.type(KEY + "\r")
+        terminal.see("Your name, for thopters")
+        terminal.type("Tess\r")
+        terminal.see("Address of those commits")
+        terminal.type("\r")
+        terminal.see("Repository when none is named")
+        terminal.type("\r")
+        terminal.see("ntfy topic")
+        terminal.type("\r")
         terminal.see("The credential is kept in")
         assert terminal.end() == 0
         assert KEY.encode() not in terminal.raw
@@ -86,6 +94,8 @@ def test_asked_on_a_terminal_the_key_is_not_shown(cli: Cli, model: ScriptedModel
         terminal.type("n\r")
         terminal.see("Keep the credential that is stored?")
         terminal.type("\r")
+        terminal.see("Your name, for thopters and their commits (Enter: as git knows you) [Tess]:")
+        terminal.type("\r\r\r\r")
         assert terminal.end() == 0
     assert stored(cli)["secret"] == KEY
 

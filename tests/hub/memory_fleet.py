@@ -21,6 +21,7 @@ from memory_logs import MemoryLogs
 from memory_notes import MemoryNotes
 from memory_snapshots import MemorySleep, MemorySnapshots
 from memory_talk import MemoryTalk
+from memory_variables import MemoryVariables
 from msgspec import Struct
 
 from thopter.kit.paths import Paths
@@ -139,6 +140,7 @@ class MemoryFleet:
         self.logs = MemoryLogs(self._find)
         self.snapshots = MemorySnapshots(self._find)
         self.sleep = MemorySleep(self._find)
+        self.variables = MemoryVariables()
 
     def _find(self, name: str) -> ThopterView:
         found = [view for key, view in self.thopters.items() if key.startswith(name)]
@@ -225,15 +227,15 @@ class MemoryFleet:
     async def screen(self, name: str) -> str:
         return self._find(name).name
 
-    async def diff(self, name: str) -> DiffResult:
+    async def diff(self, name: str, checkout: str) -> DiffResult:
         self._find(name)
         return DiffResult(diff="", stat="", commits=0, dirty=0)
 
-    async def pull(self, name: str, wip: bool) -> PullInfo:
+    async def pull(self, name: str, wip: bool, checkout: str) -> PullInfo:
         view = self._find(name)
         return PullInfo(branch=f"thopter/{view.name}", head="h", base="b", commits=1, dirty=0, wip=wip)
 
-    async def bundle(self, name: str) -> AsyncIterator[bytes]:
+    async def bundle(self, name: str, checkout: str) -> AsyncIterator[bytes]:
         self._find(name)
         for n in range(20):
             yield bytes([n]) * 1000

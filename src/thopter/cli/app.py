@@ -34,6 +34,7 @@ class App:
     def __init__(self, env: Mapping[str, str]) -> None:
         self.env = env
         self.start = env.get("THOPTER_NO_START", "") in ("", "0")
+        self.profile = ""  # chosen by --profile
         self._hub: HubClient | None = None
 
     @cached_property
@@ -45,10 +46,11 @@ class App:
 
     @cached_property
     def settings(self) -> Settings:
-        """Settings as seen from the present folder (environment, thopter.toml, config.toml)."""
+        """Settings as seen from the present folder (environment, profile, thopter.toml, config.toml)."""
         from thopter.kit.settings import load
 
-        return load(self.paths.config_file, self.env, project_file())
+        flags = {"profile": self.profile} if self.profile else {}
+        return load(self.paths.config_file, self.env, project_file(), flags, self.say)
 
     @property
     def hub(self) -> HubClient:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,16 +25,20 @@ def complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 
 @click.group()
 def config() -> None:
-    """Read and change settings: flag > THOPTER_* > thopter.toml > config.toml > default."""
+    """Read and change settings: flag > THOPTER_* > profile > thopter.toml > config.toml > default."""
 
 
 @config.command()
-@click.argument("key", shell_complete=complete_key)
+@click.argument("key", required=False, shell_complete=complete_key)
 @json_option()
 @pass_app
-def get(app: App, key: str, as_json: bool) -> None:
-    """Print the value of one setting."""
-    value = app.settings.get(key)
+@click.pass_context
+def get(ctx: click.Context, app: App, key: str | None, as_json: bool) -> None:
+    """Print the value of one setting; without KEY, of all."""
+    if key is None:
+        ctx.invoke(show, origin=False, as_json=as_json)
+        return
+    value = app.settings.get(_present_name(app, key))
     if as_json:
         return app.json(value)
     app.out(_shown(value))
@@ -47,6 +52,7 @@ def set_(app: App, key: str, value: str) -> None:
     """Write one setting to your config.toml; comments and order in it stay."""
     from thopter.kit.settings import parse
 
+    key = _present_name(app, key)
     parsed = parse(key, value, "given").value
     write_setting(app.paths, key, parsed)
     app.out(f"{key} = {_shown(parsed)}")
@@ -61,6 +67,7 @@ def unset(app: App, key: str) -> None:
     """Remove one setting from your config.toml, so that its default counts again."""
     from thopter.kit.settings import setting
 
+    key = _present_name(app, key)
     default = setting(key).default
     write_setting(app.paths, key, None)
     app.out(f"{key} = {_shown(default)} (default)")
@@ -111,6 +118,34 @@ def use(app: App, name: str | None, clear: bool) -> None:
         app.out(chosen or "No default thopter.")
 
 
+# What Thopter Swarm called them: a setting now, or where it went.
+LEGACY = {
+    "defaultThopter": "default_thopter",
+    "defaultRepo": "run.repo",
+    "defaultBranch": "run.branch",
+    "claudeMdPath": "agents.claude.instructions",
+    "stopNotifications": "notify.stop",
+    "stopNotificationQuietPeriod": "notify.quiet_seconds",
+}
+ELSEWHERE = {
+    "defaultSnapshotName": "thopter snapshot default NAME",
+    "defaultSnapshotId": "thopter snapshot default NAME",
+    "runloopApiKey": "thopter secrets set NAME",
+    "envVars": "thopter env set NAME",
+    "repos": "thopter repos add REPO",
+    "uploads": "[[uploads]] with local and remote in config.toml",
+    "syncthing": "nothing: work comes back with 'thopter pull NAME'",
+}
+
+
+def _present_name(app: App, key: str) -> str:
+    if key in ELSEWHERE:
+        raise BadInput(f"{key} is no setting any more", hint=f"now: {ELSEWHERE[key]}")
+    if key in LEGACY:
+        app.say(f"note: {key} is now called {LEGACY[key]}")
+    return LEGACY.get(key, key)
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
@@ -121,7 +156,8 @@ def _mention_winner(app: App, key: str) -> None:
     """A value that does not take effect must not look as if it did."""
     from thopter.kit.settings import load
 
-    found = load(app.paths.config_file, app.env, _project()).explain(key)
+    flags = {"profile": app.profile} if app.profile else {}
+    found = load(app.paths.config_file, app.env, _project(), flags).explain(key)
     if found.origin not in ("default", str(app.paths.config_file)):
         app.say(f"note: {found.origin} says {_shown(found.value)}, and that counts more")
 
@@ -151,7 +187,13 @@ def _project() -> Any:
 
 
 def write_setting(paths: Paths, key: str, value: Any) -> None:
-    """Set (or, with None, remove) a key of config.toml: atomically, 0600, the rest as it was.
+    """Set (or, with None, remove) a key of config.toml; see :func:`edit_config`."""
+    edit_config(paths, lambda document: _place(document, key.split("."), value))
+
+
+def edit_config(paths: Paths, change: Callable[[Any], None]) -> None:
+    """Change config.toml by ``change`` (which gets tomlkit's document): atomically, 0600, what it does
+    not touch as it was; two at once follow one another.
 
     A file that can't be parsed is never written over: BadInput that says the line.
     """
@@ -173,7 +215,7 @@ def write_setting(paths: Paths, key: str, value: Any) -> None:
         read_toml(target)
         try:
             document = tomlkit.parse(target.read_text("utf-8") if target.exists() else "")
-            _place(document, key.split("."), value)
+            change(document)
             text = tomlkit.dumps(document)
         except (TOMLKitError, TypeError, AttributeError) as e:
             raise BadInput(

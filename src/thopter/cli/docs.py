@@ -106,8 +106,8 @@ def _aliases() -> Iterator[str]:
 def _settings() -> Iterator[str]:
     yield "## Settings\n"
     yield (
-        "Strongest first: flag, `THOPTER_*` environment variable, `thopter.toml` of the project, "
-        "`config.toml` of the user, default. `thopter config show --origin` says which one won.\n"
+        "Strongest first: flag, `THOPTER_*` environment variable, chosen profile, `thopter.toml` of the "
+        "project, `config.toml` of the user, default. `thopter config show --origin` says which one won.\n"
     )
     for spec in SETTINGS:
         yield f"### {spec.key}\n"

@@ -182,20 +182,22 @@ def _destroy(app: App, name: str, *, ask: bool) -> None:
 
 def _unpulled(app: App, name: str) -> str:
     """Say what would be lost, or nothing."""
-    view = app.hub.thopter(name).view
-    if not view.repo:
+    found = app.hub.thopter(name)
+    if not found.view.repo:
         return ""
-    try:
-        found = app.hub.diff(name)
-    except NotFound:
-        raise
-    except ThopterError as error:
-        return f"may have work that was not pulled ({one_line(error.message, 200)})"
-    parts = []
-    if found.commits and not _has(view.repo, view.name, found.head):
-        parts.append(f"{plural(found.commits, 'commit')} that you have not pulled")
-    if found.dirty:
-        parts.append(plural(found.dirty, "changed file"))
+    parts: list[str] = []
+    for folder, source in {"": found.view.repo, **found.checkouts}.items():
+        try:
+            work = app.hub.diff(name, folder)
+        except NotFound:
+            raise
+        except ThopterError as error:
+            return f"may have work that was not pulled ({one_line(error.message, 200)})"
+        where = f" in {one_line(folder)}" if folder else ""
+        if work.commits and not _has(source, found.view.name, work.head):
+            parts.append(f"{plural(work.commits, 'commit')}{where} that you have not pulled")
+        if work.dirty:
+            parts.append(plural(work.dirty, "changed file") + where)
     return "has " + " and ".join(parts) if parts else ""
 
 

@@ -27,15 +27,18 @@ BROKEN_PIPE = 141
     subcommand_metavar="COMMAND [ARGS]...",
 )
 @click.option("--no-start", is_flag=True, help="Fail instead of starting a hub (also THOPTER_NO_START=1).")
+@click.option("--profile", metavar="NAME", help="The profile of settings that counts (also THOPTER_PROFILE).")
 @click.option("--version", is_flag=True, help="Show the version and exit.")
 @click.pass_context
-def root(ctx: click.Context, no_start: bool, version: bool) -> None:
+def root(ctx: click.Context, no_start: bool, profile: str | None, version: bool) -> None:
     """Swarms of coding agents, each alone in a sandboxed box.
 
     A NAME may be shortened to any unique beginning; '.' means the thopter chosen by 'thopter use'.
     """
     if no_start:
         ctx.find_object(App).start = False  # type: ignore[union-attr]
+    if profile:
+        ctx.find_object(App).profile = profile  # type: ignore[union-attr]
     if version:
         click.echo(f"thopter {__version__}")
     elif ctx.invoked_subcommand is None:

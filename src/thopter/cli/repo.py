@@ -7,8 +7,13 @@ import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from thopter.model.errors import BadInput, NotFound, ThopterError
+
+if TYPE_CHECKING:
+    from thopter.cli.tables import Repo
+    from thopter.kit.paths import Paths
 
 _SHORT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
 _URL = re.compile(r"(https|ssh)://\S+|git@[^\s/:]+:\S+")
@@ -40,6 +45,37 @@ def resolve(given: str, say: Callable[[str], None]) -> str:
     raise BadInput(
         f"{given!r} is neither a folder nor owner/repo nor a URL", hint="'--repo .' is the present folder"
     )
+
+
+def canonical(given: str) -> str:
+    """A repository as it can be kept in a list: a folder by its absolute path, the rest as given."""
+    resolve(given, lambda _text: None)
+    path = Path(given).expanduser()
+    return str(path.absolute()) if path.is_dir() else given
+
+
+def known(paths: Paths, name: str) -> Repo | None:
+    """The predefined repository called ``name``; a folder of that name here comes first."""
+    from thopter.cli.tables import repos
+
+    if "/" in name or Path(name).is_dir():
+        return None
+    return next((r for r in repos(paths) if r.name == name), None)
+
+
+def split_branch(given: str) -> tuple[str, str]:
+    """Take ``REPO[:BRANCH]`` apart; the colons of URLs and of ``git@host:path`` are no branch's."""
+    if Path(given).expanduser().is_dir():
+        return given, ""
+    scheme, slashes, rest = given.rpartition("://")
+    if not slashes and re.match(r"[A-Za-z0-9_.-]+@[^/:]+:", given):
+        scheme, slashes, rest = given.partition(":")  # git@host, :, path
+    head, colon, branch = rest.rpartition(":")
+    if not colon or (slashes == "://" and "/" not in head):  # none, or a port: ssh://host:22/path
+        return given, ""
+    if not branch or not head:
+        raise BadInput(f"{given!r} is not REPO:BRANCH")
+    return scheme + slashes + head, branch
 
 
 def _top(path: Path) -> Path:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from thopter.cli.app import App, json_option, pass_app
+from thopter.cli.furnish import furnish_options, furnishing, set_option
+from thopter.cli.furnish import option as given_option
 from thopter.cli.progress import Steps, follow, took
 from thopter.kit.sanitize import one_line
 from thopter.model.api import Accepted, CreateRequest, FlowView, RunRequest
@@ -24,7 +27,8 @@ _FIRST_SECONDS = 5.0
 def start_options(command: Any) -> Any:
     """Options that ``run`` and ``create`` share."""
     for option in reversed((
-        click.option("--repo", metavar="REPO", help="A git repository: folder ('.'), URL, or owner/repo."),
+        click.option("--repo", metavar="REPO",
+                     help="A git repository: folder ('.'), URL, owner/repo, or a name of 'thopter repos'."),
         click.option("--branch", metavar="BRANCH", help="The branch to start from; default: HEAD."),
         click.option("--agent", metavar="AGENT", help="The agent to use."),
         click.option("--detach", "-d", is_flag=True, help="Return when it is up; show no conversation."),
@@ -49,6 +53,7 @@ def start_options(command: Any) -> Any:
 @click.option("--model", metavar="MODEL", help="The model the agent shall use.")
 @click.option("--permission-mode", metavar="MODE", help="The agent's permission mode in its box.")
 @start_options
+@furnish_options
 @json_option()
 @pass_app
 def run(
@@ -62,11 +67,15 @@ def run(
     showing: the thopter goes on.
     """
     agent = agent or app.settings.get("agents.default")
+    text = _prompt(prompt, prompt_file)
+    new_name = _new_name(name)
+    source, origin = _place(app, repo, branch, ask=not as_json)
     request = RunRequest(
-        prompt=_prompt(prompt, prompt_file),
-        name=_new_name(name),
-        repo=_repo(app, repo),
-        branch=branch or "",
+        prompt=text,
+        name=new_name,
+        repo=source,
+        branch=origin,
+        furnishing=furnishing(app, partial(_local_setting, app)),
         agent=agent,
         model=model or _local_setting(app, f"agents.{agent}.model"),
         permission_mode=permission_mode or _local_setting(app, f"agents.{agent}.permission_mode"),
@@ -83,6 +92,7 @@ def run(
 @click.argument("name", required=False)
 @click.option("--attach", "-a", is_flag=True, help="Attach to its screen as soon as it is up.")
 @start_options
+@furnish_options
 @json_option()
 @pass_app
 def create(
@@ -96,10 +106,13 @@ def create(
         need_terminal("create --attach")
         if detach or no_wait or as_json:
             raise click.UsageError("--attach excludes --detach, --no-wait and --json")
+    new_name = _new_name(name)
+    source, origin = _place(app, repo, branch, ask=not as_json)
     request = CreateRequest(
-        name=_new_name(name),
-        repo=_repo(app, repo),
-        branch=branch or "",
+        name=new_name,
+        repo=source,
+        branch=origin,
+        furnishing=furnishing(app, partial(_local_setting, app)),
         agent=agent or app.settings.get("agents.default"),
         **_start(app, start),
     )
@@ -159,14 +172,29 @@ def _new_name(name: str | None) -> str:
     return check_name(name)
 
 
-def _repo(app: App, given: str | None) -> str:
-    from thopter.cli.repo import here_is_one, resolve
+def _place(app: App, given: str | None, branch: str | None, *, ask: bool) -> tuple[str, str]:
+    """Repository (a path or URL, empty for none) and branch: from the options, the predefined ones, the
+    setting run.repo, or asked for on a terminal."""
+    from thopter.cli.repo import here_is_one, known, resolve
 
-    if given:
-        return resolve(given, app.say)
-    if here_is_one():
+    free = given_option("home") or given_option("checkout")
+    if not given and not free:
+        given = str(app.settings.get("run.repo"))
+        branch = branch or (str(app.settings.get("run.branch")) if given else "")
+    if not given and not free and here_is_one():
         app.say("note: no --repo given, so the box gets no code; '--repo .' gives it this repository")
-    return ""
+    elif not given and not free and ask and app.asks():
+        from thopter.cli.choose import choose
+
+        given, branch = choose(app)
+        if not given:
+            set_option("home", True)
+    if not given:
+        return "", branch or ""
+    predefined = known(app.paths, given)
+    if predefined is not None:
+        given, branch = predefined.repo, branch or predefined.branch
+    return resolve(given, app.say), branch or ""
 
 
 def _local_setting(app: App, key: str) -> str:

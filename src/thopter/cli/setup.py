@@ -1,4 +1,4 @@
-"""``thopter setup``: a short wizard for the model endpoint and its credential; every answer is a flag too."""
+"""``thopter setup`` and ``thopter reauth``: wizards; every answer is a flag too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from thopter.cli.app import App, pass_app
 from thopter.cli.config import write_setting
 from thopter.kit.sanitize import one_line
 from thopter.kit.secrets import CLAUDE, Secret, SecretStore, claude_credential, secret
-from thopter.model.errors import BadInput, NotAllowed, ThopterError
+from thopter.model.errors import BadInput, HubUnreachable, NotAllowed, ThopterError
 
 if TYPE_CHECKING:
     from http.client import HTTPConnection
@@ -36,34 +36,43 @@ _TIMEOUT = 20.0
 )
 @click.option("--model", metavar="MODEL", help="The model to use; '' is the agent's own default.")
 @click.option("--permission-mode", metavar="MODE", help="The agent's permission mode inside a box.")
-@click.option("--owner", metavar="NAME", help="Who owns new thopters.")
+@click.option("--owner", metavar="NAME", help="Who owns new thopters, and commits in them.")
+@click.option("--git-email", metavar="ADDRESS", help="The address of those commits; '' is git's own.")
+@click.option("--repo", metavar="REPO", help="The repository when none is named; '' is none.")
+@click.option("--ntfy-topic", metavar="TOPIC", help="The ntfy topic that notes go to; '' is none.")
 @click.option("--no-verify", is_flag=True, help="Do not try the endpoint.")
 @click.option("--yes", "-y", is_flag=True, help="Ask nothing: what no flag says stays as it is.")
 @pass_app
 def setup(
     app: App, base_url: str | None, credential_from: str | None, kind: str | None, model: str | None,
-    permission_mode: str | None, owner: str | None, no_verify: bool, yes: bool,
+    permission_mode: str | None, owner: str | None, git_email: str | None, repo: str | None,
+    ntfy_topic: str | None, no_verify: bool, yes: bool,
 ) -> None:  # fmt: skip
     """Say which model endpoint and credential agents use. The credential never gets into a box.
 
     It is kept in the desktop's keyring where there is one, else in a file only you can read.
     """
     ask = not yes and app.asks()
-    nothing_given = not any((base_url, credential_from, model is not None, permission_mode, owner))
-    if not ask and not yes and nothing_given:
-        raise click.UsageError("there is no terminal to ask on: give the answers as flags, or --yes")
-    now = str(app.settings.get("agents.claude.base_url"))
-    url = base_url or (str(click.prompt("Model endpoint", default=now, err=True)) if ask else now)
-    check_url(url, app.say)
-    store = SecretStore(app.paths, app.env)
-    credential = _credential(app, store, credential_from, kind, ask)
     answers = {
-        "agents.claude.base_url": url if base_url or url != now else None,
+        "agents.claude.base_url": base_url,
         "agents.claude.model": model,
         "agents.claude.permission_mode": permission_mode,
         "owner": owner,
+        "git.email": git_email,
+        "run.repo": repo,
+        "notify.ntfy_topic": ntfy_topic,
     }
-    _check(answers)
+    if not ask and not yes and credential_from is None and all(v is None for v in answers.values()):
+        raise click.UsageError("there is no terminal to ask on: give the answers as flags, or --yes")
+    if ask:
+        _ask_endpoint(app, answers)
+    url = str(answers["agents.claude.base_url"] or app.settings.get("agents.claude.base_url"))
+    check_url(url, app.say)
+    store = SecretStore(app.paths, app.env)
+    credential = _credential(app, store, credential_from, kind, ask)
+    if ask:
+        _ask_rest(app, answers)
+    _check(app, answers)
     if not no_verify and credential is not None:
         app.say(f"trying {one_line(url)} ...")
         app.say("  " + verify(url, credential, model or app.settings.get("agents.claude.model")))
@@ -72,16 +81,86 @@ def setup(
             write_setting(app.paths, key, value)
             app.out(f"{key} = {one_line(value) or '(default)'}")
     if credential is not None and credential != store.get(CLAUDE):
-        where = store.set(CLAUDE, credential)
-        kept = "the keyring" if where == "keyring" else app.paths.config / "secrets.json"
-        app.out(f"The credential is kept in {kept}.")
+        _store(app, store, credential)
     elif credential_from == "none" and store.delete(CLAUDE):
         app.out("The stored credential was removed.")
     app.say("A running hub takes it with 'thopter hub restart'. Then: thopter run --repo . \"what to do\"")
 
 
-def _check(answers: dict[str, str | None]) -> None:
+def _store(app: App, store: SecretStore, credential: Secret) -> None:
+    where = store.set(CLAUDE, credential)
+    kept = "the keyring" if where == "keyring" else app.paths.config / "secrets.json"
+    app.out(f"The credential is kept in {kept}.")
+
+
+def _ask_one(app: App, answers: dict[str, str | None], key: str, question: str) -> None:
+    """Ask unless a flag has answered; Enter leaves it as it is."""
+    if answers[key] is None:
+        now = str(app.settings.get(key))
+        said = str(click.prompt(question, default=now, show_default=bool(now), err=True))
+        answers[key] = said if said != now else None
+
+
+def _ask_endpoint(app: App, answers: dict[str, str | None]) -> None:
+    _ask_one(app, answers, "agents.claude.base_url", "Model endpoint")
+
+
+def _ask_rest(app: App, answers: dict[str, str | None]) -> None:
+    for key, question in (
+        ("owner", "Your name, for thopters and their commits (Enter: as git knows you)"),
+        ("git.email", "Address of those commits (Enter: as git knows it)"),
+        ("run.repo", "Repository when none is named (Enter: none)"),
+        ("notify.ntfy_topic", "ntfy topic for notes to your phone (Enter: none)"),
+    ):
+        _ask_one(app, answers, key, question)
+
+
+@click.command()
+@click.option(
+    "--credential-from", type=click.Choice(["env", "prompt", "stdin"]), metavar="SOURCE",
+    help="env (ANTHROPIC_API_KEY and the like), prompt, or stdin; default: asked.",
+)  # fmt: skip
+@click.option("--kind", type=click.Choice(["x-api-key", "bearer"]), help="How it is sent.")
+@click.option("--no-verify", is_flag=True, help="Do not try the endpoint.")
+@pass_app
+def reauth(app: App, credential_from: str | None, kind: str | None, no_verify: bool) -> None:
+    """Replace the model credential: checked by a real call first, then used by every thopter.
+
+    No box holds it, so nothing in a box changes: their next call to the model goes out with the new one.
+    """
+    if credential_from is None and not app.asks():
+        raise click.UsageError("there is no terminal to ask on: give --credential-from")
+    store = SecretStore(app.paths, app.env)
+    fresh = _credential(app, store, credential_from or "prompt", kind, ask=app.asks())
+    assert fresh is not None  # only the source "none" gives none
+    url = str(app.settings.get("agents.claude.base_url"))
+    if not no_verify:
+        app.say(f"trying {one_line(url)} ...")
+        app.say("  " + verify(url, fresh, app.settings.get("agents.claude.model")))
+    _store(app, store, fresh)
+    _pass_on(app)
+
+
+def _pass_on(app: App) -> None:
+    """Let the running hub give its gateways the new one, and say who uses it."""
+    from thopter.mesh.client import HubClient
+
+    try:
+        with HubClient(app.paths.hub_socket, timeout=30.0) as client:
+            users = client.renew_credentials()
+    except HubUnreachable:
+        app.out("No hub runs; the next one uses it.")
+        return
+    names = ", ".join(one_line(name) for name in users)
+    app.out(f"Used from now on by {names}." if users else "No thopter uses it now; new ones will.")
+
+
+def _check(app: App, answers: dict[str, str | None]) -> None:
+    from thopter.cli.repo import canonical, known
     from thopter.kit.settings import parse
+
+    if answers["run.repo"] and known(app.paths, answers["run.repo"]) is None:
+        answers["run.repo"] = canonical(answers["run.repo"])
 
     for key, value in answers.items():
         if value is not None:

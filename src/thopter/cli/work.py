@@ -6,7 +6,9 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any, TypeVar
 
 import click
 
@@ -17,23 +19,31 @@ from thopter.kit.sanitize import clean, marked, one_line
 from thopter.model.api import PullInfo
 from thopter.model.errors import BadInput, Conflict, Refused, ThopterError
 
+F = TypeVar("F", bound=Callable[..., Any])
 _BRANCH = re.compile(r"thopter/[a-z0-9](?:[a-z0-9-]{0,59}[a-z0-9])?")
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+
+
+def checkout_option() -> Callable[[F], F]:
+    """The --checkout option."""
+    words = "Another repository of the box than its main one: its folder below /work."
+    return click.option("--checkout", default="", metavar="FOLDER", help=words)
 
 
 @click.command()
 @name_argument()
 @click.option("--stat", is_flag=True, help="Only how much changed in which file.")
+@checkout_option()
 @click.option("--color/--no-color", "colour", default=None, help="Colours; default: on a terminal.")
 @json_option()
 @pass_app
-def diff(app: App, name: str, stat: bool, colour: bool | None, as_json: bool) -> None:
+def diff(app: App, name: str, stat: bool, checkout: str, colour: bool | None, as_json: bool) -> None:
     """Show the work: from where it began to the files as they are now, new files included.
 
     Into a pipe or a file it goes unchanged, so that 'git apply' can take it. On a terminal hidden
     and direction-changing characters are shown as <U+202E>.
     """
-    found = app.hub.diff(app.name(name))
+    found = app.hub.diff(app.name(name), checkout)
     if as_json:
         return app.json(found)
     text = found.stat if stat else found.diff
@@ -73,25 +83,27 @@ def _coloured(line: str) -> str:
 @click.option(
     "--force", is_flag=True, help="Also when the branch here has commits that the work does not have."
 )
+@checkout_option()
 @json_option()
 @pass_app
 def pull(
-    app: App, name: str, wip: bool, branch: str | None, repo: str | None, force: bool, as_json: bool
-) -> None:
+    app: App, name: str, wip: bool, branch: str | None, repo: str | None, force: bool, checkout: str,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Bring the work into your clone as a branch of its own; your working tree is not touched.
 
     Every object is checked by git before it enters your clone.
     """
     name = app.name(name)
     clone = clone_of(repo)
-    info = app.hub.pull(name, wip=wip)
+    info = app.hub.pull(name, wip=wip, checkout=checkout)
     if not _BRANCH.fullmatch(info.branch) or not _COMMIT.fullmatch(info.head):
         raise Refused("the hub names a branch or commit that can't be", hint="see 'thopter hub logs'")
     target = branch or info.branch
     if git(clone, "check-ref-format", "--branch", target, check=False).returncode:
         raise BadInput(f"{target!r} can't name a branch")
     if info.commits:
-        _bring(app, name, clone, info, target, force)
+        _bring(name, lambda out: app.hub.bundle(name, out, checkout), clone, info, target, force)
     if as_json:
         return app.json({"branch": target, "head": info.head, "base": info.base, "commits": info.commits,
                          "dirty": info.dirty, "wip": info.wip, "repo": os.fspath(clone)})  # fmt: skip
@@ -109,7 +121,9 @@ def _report(app: App, name: str, clone: Path, info: PullInfo, target: str) -> No
                 "and not included; --wip brings them along")  # fmt: skip
 
 
-def _bring(app: App, name: str, clone: Path, info: PullInfo, target: str, force: bool) -> None:
+def _bring(
+    name: str, fetch: Callable[[IO[bytes]], int], clone: Path, info: PullInfo, target: str, force: bool
+) -> None:
     """Bundle → a quarantine repository → git's own fetch with all checks → the branch."""
     if f"refs/heads/{target}" in _checked_out(clone):
         raise Refused(
@@ -120,7 +134,7 @@ def _bring(app: App, name: str, clone: Path, info: PullInfo, target: str, force:
     try:
         bundle = folder / "work.bundle"
         with bundle.open("wb") as out:
-            app.hub.bundle(name, out)
+            fetch(out)
         quarantine = _quarantine(folder, bundle, clone, info)
         _fetch(clone, quarantine, info, target, force)
     finally:

@@ -3,23 +3,28 @@ accepted is committed with its intent in one transaction, so that a crash can't 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import re
 import shutil
 import uuid
+from typing import Any
 
 from msgspec import Struct, convert, structs
 
 from thopter.fleet.deps import Deps, request_mark
 from thopter.fleet.facts import snapshot_ready
+from thopter.fleet.furnish import WORK, Stage, check_uploads
 from thopter.fleet.instructions import read_instructions
 from thopter.fleet.launch import FlyArgs, new_limits, new_token
 from thopter.fleet.lease import new_lease
+from thopter.fleet.ports import HOME
 from thopter.fleet.tell import check_text
 from thopter.kit.names import friendly
+from thopter.kit.settings import parse
 from thopter.model.api import Accepted, RunRequest
-from thopter.model.errors import BadInput, NotFound, Refused, StorageFull
+from thopter.model.errors import BadInput, NotFound, Refused, StorageFull, ThopterError
 from thopter.model.events import Event
 from thopter.model.ids import BoxId, RunId, check_name, new_id
 from thopter.model.nouns import Box, BoxState, Run, RunState, Snapshot
@@ -54,6 +59,7 @@ class Acceptor:
 
     def __init__(self, deps: Deps) -> None:
         self.deps = deps
+        self._stage = Stage(deps.paths.state)
 
     async def accept(self, req: RunRequest, *, task: bool) -> Accepted:
         """Record a run (``task`` false: a thopter that waits at its prompt) and start its flow."""
@@ -62,12 +68,10 @@ class Acceptor:
         now = self.deps.clock.now_ms()
         ids = Ids.make(now)
         wish, run = self._records(req, ids, now, saved)
-        adopt = saved is not None and saved.repo is not None and not req.repo
+        adopt = saved is not None and saved.repo is not None and not _places(req)
         lease = new_lease(ids.box, self.deps.settings, now, req.keep_alive, req.idle_timeout)
-        settings = self.deps.settings.section(f"agents.{req.agent}")
-        settings |= {k: v for k, v in (("permission_mode", req.permission_mode), ("model", req.model)) if v}
-        own = read_instructions(str(settings.pop("instructions", "")), f"agents.{req.agent}.instructions")
-        settings |= {"instructions_text": own} if own else {}
+        settings = await self._agent_settings(req)
+        staged = await asyncio.to_thread(self._stage.put, ids.flow, req.furnishing.uploads)
         names = [req.name] if req.name else [friendly() for _ in range(_NAMES_TRIED)]
 
         def record(tx: Tx) -> Intent:
@@ -86,6 +90,10 @@ class Acceptor:
                 token=new_token(),
                 settings=settings,
                 adopt=adopt,
+                home=req.furnishing.home,
+                checkouts=tuple(req.furnishing.checkouts),
+                uploads=staged,
+                post_create=req.furnishing.post_create or str(self.deps.settings.get("box.post_create")),
             )
             intent = tx.intents.add(
                 Intent(id=ids.flow, kind="fly", request=structs.asdict(args), created_ms=now, flow=ids.flow)
@@ -96,9 +104,22 @@ class Acceptor:
             )
             return intent
 
-        intent = await self.deps.store.write(record)
+        try:
+            intent = await self.deps.store.write(record)
+        except ThopterError:
+            await asyncio.to_thread(self._stage.drop, ids.flow)
+            raise
         await self.submit(intent)
         return Accepted(flow=ids.flow, name=str(intent.request["name"]), box=ids.box, run=ids.run)
+
+    async def _agent_settings(self, req: RunRequest) -> dict[str, Any]:
+        """What the agent of this run is told, as things are now."""
+        settings = self.deps.settings.section(f"agents.{req.agent}")
+        settings |= {k: v for k, v in (("permission_mode", req.permission_mode), ("model", req.model)) if v}
+        own = read_instructions(str(settings.pop("instructions", "")), f"agents.{req.agent}.instructions")
+        settings |= {"instructions_text": own} if own else {}
+        settings["env"] = {v.name: v.value for v in await self.deps.store.variables.all()}
+        return settings
 
     def _records(self, req: RunRequest, ids: Ids, now: int, saved: Snapshot | None) -> tuple[Box, Run]:
         """The box and the run as they are first recorded."""
@@ -110,7 +131,7 @@ class Acceptor:
             state=BoxState.CREATING,
             created_ms=now,
             changed_ms=now,
-            limits=new_limits(self.deps.settings.section("box")),
+            limits=new_limits(self.deps.settings.section("box") | _limits(req.furnishing.limits)),
             memory={"flow": ids.flow},
         )
         run = Run(
@@ -122,9 +143,9 @@ class Acceptor:
             created_ms=now,
             changed_ms=now,
             session=str(uuid.uuid4()),
-            cwd="/work",
+            cwd=HOME if req.furnishing.home else WORK,
         )
-        if saved is not None and not req.repo and saved.cwd:
+        if saved is not None and not _places(req) and saved.cwd:
             run = structs.replace(run, repo=saved.repo, cwd=saved.cwd)
         return wish, run
 
@@ -183,11 +204,14 @@ class Acceptor:
             check_text(req.prompt)
         if req.name:
             check_name(req.name)
-        if req.branch and (not _BRANCH.fullmatch(req.branch) or ".." in req.branch):
-            raise BadInput(f"{req.branch[:80]!r} is not a branch name")
         if req.branch and not req.repo:
             raise BadInput("a branch without a repository", hint="give --repo too")
-        _check_repo(req.repo)
+        for repo, branch in [(req.repo, req.branch), *((c.repo, c.branch) for c in req.furnishing.checkouts)]:
+            _check_branch(branch)
+            _check_repo(repo)
+        if not all(c.repo for c in req.furnishing.checkouts):
+            raise BadInput("a checkout without a repository")
+        check_uploads(req.furnishing.uploads)
         problem = self.deps.credential_problem(req.agent)
         if problem:
             raise Refused(
@@ -197,6 +221,24 @@ class Acceptor:
             raise StorageFull(
                 f"less than 1 GiB is free for {self.deps.paths.state}", hint="free some space, then try again"
             )
+
+
+def _places(req: RunRequest) -> bool:
+    """True when the request says itself where the agent works."""
+    return bool(req.repo or req.furnishing.home or req.furnishing.checkouts)
+
+
+def _limits(given: dict[str, int | float]) -> dict[str, int | float]:
+    known = ("memory_mb", "pids", "cpus", "disk_mb")
+    for key in given:
+        if key not in known:
+            raise BadInput(f"there is no limit {key[:40]!r}", hint="limits: " + ", ".join(known))
+    return {k: parse(f"box.{k}", v, "request").value for k, v in given.items()}
+
+
+def _check_branch(branch: str) -> None:
+    if branch and (not _BRANCH.fullmatch(branch) or ".." in branch):
+        raise BadInput(f"{branch[:80]!r} is not a branch name")
 
 
 def _check_repo(repo: str) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from thopter.fleet.deps import Deps
+from thopter.fleet.furnish import repos_of
+from thopter.fleet.ports import GIT_PORT as GIT_PORT
 from thopter.kit.channel import BoxLink
 from thopter.model.errors import ProviderError
 from thopter.model.nouns import Run
 
-GIT_PORT = 8402
 _TIMEOUT_S = 120.0
 
 # Run in the box. Positional: folder, branch, user name, mail, url, box. The files and git's index stay
@@ -36,18 +37,18 @@ async def own_branch(deps: Deps, link: BoxLink, run: Run, box: str, name: str) -
     """Point the clone in the box at ``thopter/<name>``, at the commit where it stands; safe to repeat.
 
     ProviderError when its git does not do it. Without a repository there is nothing to do."""
-    if run.repo is None:
-        return
-    await deps.mirrors.drop_branch(run.repo.slug, name)  # of an earlier thopter of that name
     user, email = deps.identity
-    url = f"http://127.0.0.1:{GIT_PORT}/r/{run.repo.slug}.git"
-    result = await link.exec(
-        ["/bin/sh", "-c", _SWITCH, "sh", run.cwd, f"thopter/{name}", user, email, url, box],
-        cwd="/",
-        timeout=_TIMEOUT_S,
-    )
-    if result.exit != 0:
-        said = result.stderr.decode(errors="replace").strip().splitlines()
-        raise ProviderError(
-            f"the repository in the box could not get its own branch: {said[-1] if said else 'no message'}"
+    for ref in repos_of(run):
+        await deps.mirrors.drop_branch(ref.slug, name)  # of an earlier thopter of that name
+        url = f"http://127.0.0.1:{GIT_PORT}/r/{ref.slug}.git"
+        result = await link.exec(
+            ["/bin/sh", "-c", _SWITCH, "sh", ref.folder or run.cwd, f"thopter/{name}", user, email, url, box],
+            cwd="/",
+            timeout=_TIMEOUT_S,
         )
+        if result.exit != 0:
+            said = result.stderr.decode(errors="replace").strip().splitlines()
+            raise ProviderError(
+                "the repository in the box could not get its own branch: "
+                + (said[-1] if said else "no message")
+            )

@@ -21,6 +21,7 @@ from thopter.fleet.delivery import Delivery
 from thopter.fleet.deps import Deps
 from thopter.fleet.end import DestroyArgs, Destroyer
 from thopter.fleet.facts import boxes_in, facts_of, lineage
+from thopter.fleet.furnish import Stage
 from thopter.fleet.launch import FlyArgs, Launcher, launch_context, routes
 from thopter.fleet.live import LiveBox
 from thopter.fleet.pumps import pump, remember_words
@@ -72,6 +73,8 @@ class Crew:
         under_way = [*pending.values(), *(m.request for m in missed)]
         in_flow = frozenset(key for args in under_way for key in boxes_in(args))
         result = await reconcile(self.deps, in_flow)
+        wanted = frozenset({*pending, *(m.flow for m in missed)})
+        await asyncio.to_thread(Stage(self.deps.paths.state).sweep, wanted)
         for box in [*result.live, *result.lost]:
             try:
                 await self.adopt(box.id)

@@ -18,6 +18,7 @@ from thopter.fleet.dials import Dials
 from thopter.fleet.doctor import doctor
 from thopter.fleet.end import DestroyArgs
 from thopter.fleet.facts import how_to_wake, known
+from thopter.fleet.furnish import chosen
 from thopter.fleet.keeper import Keeper
 from thopter.fleet.launch import GIT_PORT, routes
 from thopter.fleet.live import LiveBox
@@ -27,6 +28,7 @@ from thopter.fleet.session_log import SessionLogs
 from thopter.fleet.sleep import Sleep
 from thopter.fleet.snapshots import Snapshots
 from thopter.fleet.talk import Talk
+from thopter.fleet.variables import Variables
 from thopter.fleet.views import detail, view
 from thopter.kit.channel import ExecStream
 from thopter.model.api import (
@@ -73,6 +75,7 @@ class Fleet:
         self._acceptor = Acceptor(deps)
         self._crew = Crew(deps, self._acceptor)
         self.dials = Dials(self._live)
+        self.variables = Variables(deps)
         self.notes = Notes(deps, self._crew.live)
         self.talk = Talk(deps, self._crew)
         self.logs = SessionLogs(deps)
@@ -256,14 +259,15 @@ class Fleet:
         live, _run = await self._live(name)
         return str((await (await live.link()).tmux_capture(telling.PANE)).get("screen", ""))
 
-    async def diff(self, name: str) -> DiffResult:
+    async def diff(self, name: str, checkout: str = "") -> DiffResult:
         """The work so far."""
         live, run = await self._live(name)
-        return await work.diff(await live.link(), run)
+        return await work.diff(await live.link(), chosen(run, checkout))
 
-    async def pull(self, name: str, wip: bool) -> PullInfo:
+    async def pull(self, name: str, wip: bool, checkout: str = "") -> PullInfo:
         """Bring the box's commits into its branch of the mirror."""
         live, run = await self._live(name)
+        run = chosen(run, checkout)
         if run.repo is None:
             raise Refused("this thopter has no repository", hint="start it with --repo")
         url = f"http://127.0.0.1:{GIT_PORT}/r/{run.repo.slug}.git"
@@ -280,10 +284,11 @@ class Fleet:
             wip=wip and dirty > 0,
         )
 
-    async def bundle(self, name: str) -> AsyncIterator[bytes]:
+    async def bundle(self, name: str, checkout: str = "") -> AsyncIterator[bytes]:
         """The branch as a git bundle, from the mirror (works while the box is frozen or lost)."""
         box = await self._find(name)
         run = await self._crew.run_of(box.id)
+        run = run and chosen(run, checkout)
         if run is None or run.repo is None:
             raise Refused("this thopter has no repository", hint="start it with --repo")
         if await self.deps.mirrors.branch_head(run.repo.slug, box.name) is None:

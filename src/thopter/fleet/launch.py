@@ -6,31 +6,31 @@ are what people see while it runs, so their names are for people.
 
 from __future__ import annotations
 
-import posixpath
-import re
+import asyncio
 import secrets
-import shlex
 from typing import Any
 
 from msgspec import Struct, structs, to_builtins
 
 from thopter.fleet import status_tool
-from thopter.fleet.branch import GIT_PORT as GIT_PORT
 from thopter.fleet.branch import own_branch
 from thopter.fleet.deps import Deps
+from thopter.fleet.furnish import Furnisher, Staged, repos_of
 from thopter.fleet.live import LiveBox
+from thopter.fleet.ports import GIT_PORT as GIT_PORT
+from thopter.fleet.ports import HOME as HOME
+from thopter.fleet.ports import HOOK_PORT as HOOK_PORT
+from thopter.fleet.ports import MODEL_PORT as MODEL_PORT
 from thopter.fleet.ports import GitRoute, ModelRoute
 from thopter.flow.engine import FlowContext
 from thopter.kit.channel import BoxLink
+from thopter.model.api.furnish import Checkout
 from thopter.model.errors import ProviderError
 from thopter.model.evidence import Evidence, Fact, Source
-from thopter.model.nouns import Box, BoxState, Limits, RepoRef, Run, RunState
+from thopter.model.nouns import Box, BoxState, Limits, Run, RunState
 from thopter.model.sockets import Agent, BoxSpec, Goldens, LaunchContext
 
-HOOK_PORT, MODEL_PORT = 8400, 8401
-HOME = "/root"
 PROMPT_FILE = "/root/.thopter/prompt.txt"
-_CLONE_TIMEOUT_S = 900.0
 _FIRST_SIGN_S = 45.0
 
 
@@ -48,6 +48,10 @@ class FlyArgs(Struct, frozen=True, kw_only=True):
     token: str
     settings: dict[str, Any]
     adopt: bool = False  # the repository is the one in the saved box it starts from
+    home: bool = False
+    checkouts: tuple[Checkout, ...] = ()
+    uploads: tuple[Staged, ...] = ()
+    post_create: str = ""
 
 
 def launch_context(run: Run, name: str, args_settings: dict[str, Any], token: str) -> LaunchContext:
@@ -65,15 +69,6 @@ def launch_context(run: Run, name: str, args_settings: dict[str, Any], token: st
         box_token=token,
         settings=args_settings,
     )
-
-
-def work_dir(repo: RepoRef | None) -> str:
-    """Where the repository stands in the box."""
-    if repo is None:
-        return "/work"
-    last = repo.source.rstrip("/").removesuffix(".git").removesuffix("/").rsplit("/", 1)[-1]
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-") or "repo"
-    return posixpath.join("/work", plain)
 
 
 def box_spec(box: Box, token: str, owner: str) -> BoxSpec:
@@ -101,23 +96,30 @@ class Launcher:
 
     def __init__(self, deps: Deps) -> None:
         self.deps = deps
+        self.furnisher = Furnisher(deps, self._at)
 
     async def fly(self, ctx: FlowContext, args: FlyArgs) -> dict[str, Any]:
         """See the module docstring. The result is ``{"name", "state", "problem"}``."""
-        await ctx.step("accept", lambda: self._accept(args), undo=lambda _r: self._give_up(args))
+        await ctx.step("accept", lambda: self._accept(args), undo=lambda _r: self._give_up(ctx.flow_id, args))
         await ctx.step("golden", lambda: self._golden(ctx, args), title="golden box")
         repo: dict[str, Any] | None = None
-        if args.repo:
-            repo = await ctx.step("mirror", lambda: self._mirror(args), title="repository mirror")
+        if args.repo or args.checkouts:
+            repo = await ctx.step("mirror", lambda: self.furnisher.mirror(args), title="repository mirror")
         await ctx.step("box", lambda: self._box(args), undo=lambda _r: self._unbox(args))
         await ctx.step("gateways", lambda: self._gateways(args), undo=lambda _r: self._detach(args))
-        if args.repo:
-            await ctx.step("clone", lambda: self._clone(args))
+        if repo is not None:
+            await ctx.step("clone", lambda: self.furnisher.clone(args))
         elif args.adopt:
             await ctx.step("repository", lambda: self._adopt(args), title="its own branch")
         await ctx.step("prepare", lambda: self._prepare(args), title="prepare agent")
+        if args.uploads:
+            await ctx.step("upload", lambda: self.furnisher.upload(args, ctx.flow_id))
+        if args.post_create:
+            command = self.furnisher.post_create
+            await ctx.step("post-create", lambda: command(ctx, args), title="post-create command")
         await ctx.step("launch", lambda: self._launch(args), title="start agent")
         seen = await ctx.step("sign", lambda: self._first_sign(args), title="first sign of work")
+        await asyncio.to_thread(self.furnisher.stage.drop, ctx.flow_id)
         note = (repo or {}).get("dirty", 0)
         return {"name": args.name, "dirty": note, **seen}
 
@@ -128,8 +130,9 @@ class Launcher:
         box = await self.deps.store.boxes.get(args.box)
         return {"box": box.id, "name": box.name}
 
-    async def _give_up(self, args: FlyArgs) -> None:
+    async def _give_up(self, flow: str, args: FlyArgs) -> None:
         """Undo of everything recorded: the box is gone, the run failed, the name is free again."""
+        await asyncio.to_thread(self.furnisher.stage.drop, flow)
         await self.deps.crew.retire(args.box, RunState.FAILED, "it could not be started")
 
     async def _golden(self, ctx: FlowContext, args: FlyArgs) -> dict[str, Any]:
@@ -144,13 +147,6 @@ class Launcher:
             async for line in provider.build_golden("default", [part]):
                 ctx.say(line)
         return {"built": True}
-
-    async def _mirror(self, args: FlyArgs) -> dict[str, Any]:
-        ref, dirty = await self.deps.mirrors.prepare(args.repo, args.branch)
-        await self.deps.mirrors.drop_branch(ref.slug, args.name)  # of an earlier thopter of that name
-        run = await self.deps.store.runs.get(args.run)
-        await self.deps.store.runs.update(structs.replace(run, repo=ref, cwd=work_dir(ref)))
-        return {"base": ref.base, "branch": ref.branch, "slug": ref.slug, "dirty": dirty}
 
     async def _box(self, args: FlyArgs) -> dict[str, Any]:
         provider = await self._provider(args)
@@ -180,23 +176,6 @@ class Launcher:
     async def _detach(self, args: FlyArgs) -> None:
         await self.deps.gateways.detach(args.box)
 
-    async def _clone(self, args: FlyArgs) -> dict[str, Any]:
-        live, link, run = await self._at(args)
-        assert run.repo is not None  # set by the mirror step
-        name, email = self.deps.identity
-        url = f"http://127.0.0.1:{GIT_PORT}/r/{run.repo.slug}.git"
-        script = _CLONE.format(dir=shlex.quote(run.cwd))
-        branch = f"thopter/{live.box.name}"
-        result = await link.exec(
-            ["/bin/sh", "-c", script, "sh", url, run.repo.base, branch, name, email, live.box.id],
-            cwd="/",
-            timeout=_CLONE_TIMEOUT_S,
-        )
-        if result.exit != 0:
-            said = result.stderr.decode(errors="replace").strip().splitlines()
-            raise ProviderError(f"the clone in the box failed: {said[-1] if said else 'no message'}")
-        return {"cwd": run.cwd}
-
     async def _adopt(self, args: FlyArgs) -> dict[str, Any]:
         _live, link, run = await self._at(args)
         await own_branch(self.deps, link, run, args.box, args.name)
@@ -211,6 +190,7 @@ class Launcher:
             await link.put(file.path, file.content, mode=file.mode)
         if run.prompt:
             await link.put(PROMPT_FILE, run.prompt.encode(errors="surrogateescape"), mode=0o600)
+        await self.furnisher.environment(args)
         return {"files": len(files)}
 
     async def _launch(self, args: FlyArgs) -> dict[str, Any]:
@@ -288,36 +268,6 @@ class Launcher:
         return live, await live.link(30.0), run
 
 
-# Run in the box. Positional: url, base, branch, user name, mail, box. A half-made clone of an earlier
-# attempt is thrown away; this box's finished one is kept, with the agent's work in it; one that a saved
-# box brought along is refreshed, and made anew when that does not work.
-_CLONE = """
-set -e
-dir={dir}
-ready="$dir/.git/thopter-ready"
-if [ -e "$ready" ] && [ "$(cat "$ready")" = "$6" ]; then exit 0; fi
-refresh() {{
-  [ -e "$ready" ] && cd "$dir" && rm -f .git/*.lock &&
-  git remote set-url origin "$1" && git fetch --quiet --prune origin &&
-  git symbolic-ref HEAD "refs/heads/$3" && git reset --quiet --hard "$2"
-}}
-git config --global user.name "$4"
-git config --global user.email "$5"
-git config --global push.default current
-git config --global push.autoSetupRemote true
-git config --global advice.detachedHead false
-git config --global init.defaultBranch main
-git config --global --replace-all safe.directory '*'
-if ! (refresh "$@") 2>/dev/null; then
-  rm -rf -- "$dir"
-  git clone --quiet --no-checkout -- "$1" "$dir"
-  cd "$dir"
-  git checkout --quiet -B "$3" "$2"
-fi
-printf %s "$6" > "$ready"
-"""
-
-
 def new_token() -> str:
     """A box's own token for its hook listener; it opens nothing else."""
     return secrets.token_urlsafe(24)
@@ -338,5 +288,5 @@ def routes(deps: Deps, box: Box, run: Run, agent: Agent) -> tuple[ModelRoute, Gi
     base = str(deps.settings.get(f"agents.{agent.name}.base_url"))
     credential = f"agents.{agent.name}.credential"
     model = ModelRoute(upstream=base, credential=credential)
-    git = GitRoute(slug=run.repo.slug, branch=f"thopter/{box.name}", base=run.repo.base) if run.repo else None
-    return model, git
+    git = [GitRoute(slug=r.slug, branch=f"thopter/{box.name}", base=r.base) for r in repos_of(run)]
+    return model, structs.replace(git[0], beside=tuple(git[1:])) if git else None

@@ -12,6 +12,9 @@ from thopter.model.api.notes import Target
 from thopter.model.notes import Letter, NoteKind
 from thopter.model.nouns import RepoRef
 
+HOOK_PORT, MODEL_PORT, GIT_PORT = 8400, 8401, 8402  # on the box's own loopback
+HOME = "/root"
+
 
 class ModelRoute(Struct, frozen=True, kw_only=True):
     """Where a box's model calls go. ``credential`` names an entry of the secret store, never its
@@ -22,11 +25,13 @@ class ModelRoute(Struct, frozen=True, kw_only=True):
 
 
 class GitRoute(Struct, frozen=True, kw_only=True):
-    """The one mirror a box sees and the one branch it may push, descending from ``base``."""
+    """The mirror a box sees and the one branch it may push there, descending from ``base``; ``beside``:
+    further mirrors it sees."""
 
     slug: str
     branch: str
     base: str
+    beside: tuple[GitRoute, ...] = ()
 
 
 class Gateways(Protocol):

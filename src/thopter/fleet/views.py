@@ -83,6 +83,7 @@ def detail(
         cwd=run.cwd if run else "",
         model_endpoint=route.upstream if route else "",
         limits=to_builtins(box.limits),
+        checkouts={r.folder: r.source for r in run.repo.beside} if run and run.repo else {},
     )
 
 

@@ -117,6 +117,8 @@ class Inside:
         """New runs use the new settings; boxes keep what they were made with."""
         self.settings = settings
         self.fleet.deps.settings = settings
+        self.fleet.deps.owner = await asyncio.to_thread(_owner, settings)
+        self.fleet.deps.identity = await asyncio.to_thread(_identity, settings)
 
     @contextlib.contextmanager
     def mark(self, token: str, again: bool) -> Iterator[None]:
@@ -220,4 +222,6 @@ def _identity(settings: Settings) -> tuple[str, str]:
     """Who commits in boxes: the operator, marked as by thopter's hand only in the address when git
     knows none."""
     name = _owner(settings)
-    return name, _git_config("user.email") or f"{getpass.getuser()}@thopter.invalid"
+    return name, str(settings.get("git.email")) or _git_config(
+        "user.email"
+    ) or f"{getpass.getuser()}@thopter.invalid"

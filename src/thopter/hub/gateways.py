@@ -89,8 +89,14 @@ class HubGateways:
 
     async def _attach_git(self, box: str, w: _Wanted) -> None:
         if w.git is not None:
+            beside = [{"repo": g.slug, "branch": g.branch, "base": g.base} for g in w.git.beside]
             await self.git.attach(
-                box, w.sockets[GIT_PORT], repo=w.git.slug, branch=w.git.branch, base=w.git.base
+                box,
+                w.sockets[GIT_PORT],
+                repo=w.git.slug,
+                branch=w.git.branch,
+                base=w.git.base,
+                beside=beside,
             )
 
     async def detach(self, box: str) -> None:

@@ -1,13 +1,14 @@
 """Settings: one table of what exists, read from defaults, files and environment with their origin.
 
-Precedence, strongest first: flag > ``THOPTER_*`` > project ``thopter.toml`` > user config > default.
-A file that can't be parsed is never written over and never ignored: it is an error with the line.
+Precedence, strongest first: flag > ``THOPTER_*`` > chosen profile > project ``thopter.toml`` > user config
+> default. A file that can't be parsed is never written over and never ignored: it is an error with the
+line. A project's file may come from anywhere with a clone: what it may set is :data:`PROJECT_KEYS`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,12 @@ class Setting(Struct, frozen=True):
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("default_thopter", "", "The thopter that '.' means in every command."),
+    Setting("profile", "", "The profile (table profiles.NAME of a configuration file) that counts."),
+    Setting("run.repo", "", "The repository when none is named: folder, URL, owner/repo, or one of repos."),
+    Setting("run.branch", "", "The branch that run.repo is read from; empty means its default one."),
+    Setting("run.checkouts", "", "Further repositories of every thopter: REPO[:BRANCH], spaces between."),
     Setting("owner", "", "Who owns new thopters; empty means git's user.name, else the login."),
+    Setting("git.email", "", "The address of commits made in boxes; empty means git's user.email."),
     Setting("provider", "local", "Where boxes are made.", ("local",)),
     Setting("agents.default", "claude", "The agent used when none is named.", ("claude",)),
     Setting("agents.claude.version", "2.1.329", "Claude Code version put into the golden box."),
@@ -78,6 +84,11 @@ SETTINGS: tuple[Setting, ...] = (
         "forks) or plain folders; auto takes btrfs where it can be had.", ("auto", "btrfs", "plain"),
     ),
     Setting(
+        "box.post_create", "", "A shell command run in the work folder of each new box before its agent "
+        "starts; when it fails, the box is not made.",
+    ),
+    Setting("box.post_create_seconds", 900, "How long that command may take."),
+    Setting(
         "ssh.server", "auto", "The ssh server that runs in a box for 'ssh NAME.thopter'; auto takes sshd, "
         "else dropbear.", ("auto", "sshd", "dropbear"),
     ),
@@ -107,6 +118,14 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("notify.per_hour", 60, "At most this many notes an hour; 0 means no limit."),
     Setting("hub.log_level", "info", "How much the hub logs.", ("debug", "info", "warning", "error")),
 )  # fmt: skip
+
+# What a project's thopter.toml may set: nothing that names an endpoint, a credential, a file or a
+# repository of this machine, or whom to tell. All of it takes effect inside that project's boxes only.
+PROJECT_KEYS = frozenset({
+    "agents.default", "agents.claude.model", "agents.claude.permission_mode", "box.memory_mb", "box.pids",
+    "box.cpus", "box.disk_mb", "box.post_create", "box.post_create_seconds",
+})  # fmt: skip
+TABLES = ("repos", "uploads", "profiles")  # of the same files, with readers of their own
 
 _BY_KEY = {s.key: s for s in SETTINGS}
 
@@ -209,23 +228,61 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def plain(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a file, flat: ``{dotted key: raw value}``, without the other tables."""
+    return _flatten({k: v for k, v in tree.items() if k not in TABLES})
+
+
 def load(
     config: Path,
     env: Mapping[str, str] | None = None,
     project: Path | None = None,
     flags: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Settings:
-    """Read all sources. ``project`` is a ``thopter.toml``; keys of other tables in it are left to
-    their own readers, unknown keys of ours are an error that lists the known ones."""
+    """Read all sources. ``project`` is a ``thopter.toml``; unknown keys are an error that lists the known
+    ones, keys that a project may not set are left out, and ``say`` is told."""
     env = os.environ if env is None else env
+    trees = [(config, read_toml(config), False)]
+    if project is not None:
+        trees.append((project, read_toml(project), True))
     values: dict[str, Value] = {}
-    for path in (config, project):
-        if path is not None:
-            for key, raw in _flatten(read_toml(path)).items():
-                values[key] = parse(key, raw, str(path))
-    for spec in SETTINGS:
-        if spec.env in env and env[spec.env] != "":
-            values[spec.key] = parse(spec.key, env[spec.env], spec.env)
-    for key, raw in (flags or {}).items():
-        values[key] = parse(key, raw, "flag")
-    return Settings(values)
+    for path, tree, shy in trees:
+        values |= _allowed(plain(tree), str(path), shy, say)
+    outer = {s.key: parse(s.key, env[s.env], s.env) for s in SETTINGS if env.get(s.env, "") != ""}
+    outer |= {key: parse(key, raw, "flag") for key, raw in (flags or {}).items()}
+    chosen = (outer.get("profile") or values.get("profile") or Value("", "")).value
+    if chosen:
+        values |= _profile(chosen, trees, say)
+    return Settings(values | outer)
+
+
+def _allowed(
+    flat: Mapping[str, Any], origin: str, shy: bool, say: Callable[[str], None] | None
+) -> dict[str, Value]:
+    found = {key: parse(key, raw, origin) for key, raw in flat.items()}
+    kept_out = sorted(found.keys() - PROJECT_KEYS) if shy else []
+    if kept_out and say is not None:
+        say(
+            f"note: {origin} sets {', '.join(kept_out)}, which a project may not; put it into your own config"
+        )
+    return {key: value for key, value in found.items() if key not in kept_out}
+
+
+def _profile(
+    name: str, trees: Sequence[tuple[Path, Mapping[str, Any], bool]], say: Callable[[str], None] | None
+) -> dict[str, Value]:
+    """The settings of a profile: the user's, with the project's of the same name over it."""
+    values: dict[str, Value] = {}
+    known: set[str] = set()
+    for path, tree, shy in trees:
+        tables = tree.get("profiles", {})
+        if not isinstance(tables, dict) or not all(isinstance(t, dict) for t in tables.values()):
+            raise BadInput(f"profiles in {path} are not tables", hint="write [profiles.NAME]")
+        known |= tables.keys()
+        values |= _allowed(_flatten(tables.get(name, {})), f"profile {name} ({path})", shy, say)
+    if name not in known:
+        raise BadInput(f"there is no profile {name!r}", hint="known: " + (", ".join(sorted(known)) or "none"))
+    if "profile" in values:
+        raise BadInput(f"profile {name} names another profile")
+    return values

@@ -25,6 +25,7 @@ from thopter.model.nouns import Leak
 if TYPE_CHECKING:
     from thopter.mesh.execs import Exec
     from thopter.mesh.saved import Saved
+    from thopter.model.api.variables import VariableView
 
 T = TypeVar("T")
 
@@ -99,6 +100,32 @@ class HubClient:
 
         return events(self.path, after=after, box=box, flow=flow, kinds=kinds, tick=tick, patience=patience)
 
+    # ------------------------------------------------------------------------------------ variables
+
+    def variables(self) -> list[VariableView]:
+        """What new boxes get in their environment, masked."""
+        from thopter.model.api.variables import VariableList
+
+        return self._get("/v1/variables", VariableList).variables
+
+    def set_variables(self, values: dict[str, str]) -> None:
+        """Set all of them, or none."""
+        from thopter.model.api.variables import SetVariables
+
+        self._post("/v1/variables", SetVariables(values=values), api.Nothing)
+
+    def delete_variable(self, name: str) -> bool:
+        """Forget one; False when there was none."""
+        from thopter.model.api.variables import Deleted, DeleteVariable
+
+        return self._post("/v1/variables/delete", DeleteVariable(name=name), Deleted).found
+
+    def renew_credentials(self) -> list[str]:
+        """Let gateways use the credentials that are stored now; returns the thopters that use one."""
+        from thopter.model.api.variables import Renewed
+
+        return self._post("/v1/credentials/renew", api.Nothing(), Renewed, timeout=120.0).thopters
+
     # ----------------------------------------------------------------------------------- thopters
 
     def run(self, request: api.RunRequest) -> api.Accepted:
@@ -153,17 +180,19 @@ class HubClient:
         """What its agent's screen shows, as text."""
         return self._get(self._of(name, "screen"), api.ScreenText).screen
 
-    def diff(self, name: str) -> api.DiffResult:
-        """Its work so far."""
-        return self._get(self._of(name, "diff"), api.DiffResult, timeout=120.0)
+    def diff(self, name: str, checkout: str = "") -> api.DiffResult:
+        """Its work so far, in its main repository or in ``checkout``."""
+        return self._get(self._of(name, "diff") + query(checkout=checkout), api.DiffResult, timeout=120.0)
 
-    def pull(self, name: str, wip: bool = False) -> api.PullInfo:
+    def pull(self, name: str, wip: bool = False, checkout: str = "") -> api.PullInfo:
         """Bring its commits into the hub's mirror; the bundle is then at :meth:`bundle`."""
-        return self._post(self._of(name, "pull"), api.PullRequest(wip=wip), api.PullInfo, timeout=300.0)
+        request = api.PullRequest(wip=wip, checkout=checkout)
+        return self._post(self._of(name, "pull"), request, api.PullInfo, timeout=300.0)
 
-    def bundle(self, name: str, out: IO[bytes]) -> int:
+    def bundle(self, name: str, out: IO[bytes], checkout: str = "") -> int:
         """Write the git bundle of its work to ``out``; returns its size."""
-        return self._stream(self._call("GET", self._of(name, "bundle"), timeout=300.0), out)
+        target = self._of(name, "bundle") + query(checkout=checkout)
+        return self._stream(self._call("GET", target, timeout=300.0), out)
 
     def put(self, name: str, path: str, data: bytes) -> int:
         """Write a file of the box, atomically; returns its size."""

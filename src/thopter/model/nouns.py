@@ -85,13 +85,16 @@ class RepoRef(Struct, frozen=True, kw_only=True):
     """A repository as the user named it, resolved.
 
     ``source`` is an absolute path or a URL; ``slug`` names the mirror (``[a-z0-9.-]+``);
-    ``base`` is the commit the box starts from; ``branch`` the branch it was read from.
+    ``base`` is the commit the box starts from; ``branch`` the branch it was read from; ``folder`` where
+    it stands in the box; ``beside``: further repositories of the same box.
     """
 
     source: str
     slug: str
     branch: str
     base: str
+    folder: str = ""
+    beside: tuple[RepoRef, ...] = ()
 
 
 class Run(Struct, frozen=True, kw_only=True):

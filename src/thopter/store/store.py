@@ -32,6 +32,7 @@ from thopter.store.notes import Notes, NoteTable
 from thopter.store.runs import Runs, RunTable
 from thopter.store.snapshots import SnapshotStore, SnapshotTable
 from thopter.store.talk import LabelTable, LetterTable, Talk
+from thopter.store.variables import Variables, VariableTable
 
 T = TypeVar("T")
 
@@ -53,6 +54,7 @@ class Tx:
         self.labels = LabelTable(conn)
         self.snapshots = SnapshotTable(conn)
         self.leases = LeaseTable(conn)
+        self.variables = VariableTable(conn)
 
 
 class Ingested(Struct, frozen=True):
@@ -79,6 +81,7 @@ class Store:
         self.talk = Talk(db)
         self.snapshots = SnapshotStore(db)
         self.leases = Leases(db)
+        self.variables = Variables(db)
 
     @classmethod
     async def open(cls, path: Path) -> Store:

@@ -17,6 +17,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 def environment(ctx: LaunchContext) -> dict[str, str]:
     """Everything the agent sees; no secret of the operator is ever among it."""
     return {
+        **ctx.settings.get("env", {}),  # the operator's variables for boxes; what follows is not theirs
         "HOME": ctx.home,
         "PATH": f"{ctx.home}/.local/bin:{_PATH}",
         "TERM": "tmux-256color",

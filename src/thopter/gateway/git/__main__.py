@@ -16,7 +16,7 @@ from thopter.gateway.doors import Door
 from thopter.gateway.git.backend import BackendFailed, git_core, run_backend
 from thopter.gateway.git.hooks import write_hooks
 from thopter.gateway.git.inflate import begun, plain_body
-from thopter.gateway.git.routes import Attach, Wish, body_limit, cgi_env, decide, parse_attach
+from thopter.gateway.git.routes import Attach, Wish, body_limit, cgi_env, decide, narrowed, parse_attach
 from thopter.gateway.git.sweep import end_orphans, sweep
 from thopter.gateway.http1 import BadRequest
 from thopter.gateway.service import Service
@@ -49,13 +49,16 @@ class GitGateway(Service[Attach]):
     def parse(self, request: dict[str, Any]) -> tuple[Attach, Limits]:
         """See Service."""
         attach = parse_attach({k: v for k, v in request.items() if k != "op"})
-        if not (self._mirrors / f"{attach.repo}.git" / "config").is_file():
-            raise NotFound(f"there is no mirror {attach.repo}")
+        for one in attach.every:
+            if not (self._mirrors / f"{one.repo}.git" / "config").is_file():
+                raise NotFound(f"there is no mirror {one.repo}")
         return attach, attach.limits
 
     def describe(self, route: Attach) -> dict[str, Any]:
         """See Service."""
-        return {"repo": route.repo, "branch": route.branch, "base": route.base, "run": route.run}
+        return {"repo": route.repo, "branch": route.branch, "base": route.base, "run": route.run} | (
+            {"beside": [one.repo for one in route.beside]} if route.beside else {}
+        )
 
     async def retire(self, route: Attach) -> None:
         """See Service."""
@@ -64,7 +67,7 @@ class GitGateway(Service[Attach]):
 
     async def serve(self, door: Door[Attach], exchange: Exchange) -> None:
         """See Service."""
-        attach = door.route
+        attach = narrowed(door.route, exchange.head.target)
         wish = decide(exchange.head, attach)
         if isinstance(wish, BadRequest):
             log.info("%s: refused %s %s", attach.box, exchange.head.method, exchange.head.target[:200])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from thopter.gateway.connection import Limits
 from thopter.gateway.gitrun import config_env
@@ -32,9 +32,18 @@ class GitLimits(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     body_idle_seconds: float = 60.0
 
 
+class Beside(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One more mirror of the same box; see :class:`Attach`."""
+
+    repo: str
+    branch: str
+    base: str = ""
+
+
 class Attach(Struct, frozen=True, kw_only=True):
     """The ``attach`` request. ``base``: commit the box started from (its pushes must descend from it;
-    empty = not checked). ``force``: whether the box may rewrite its own branch."""
+    empty = not checked). ``force``: whether the box may rewrite its own branch. ``beside``: further
+    mirrors, each with the box's one branch in it."""
 
     box: str
     repo: str
@@ -43,6 +52,12 @@ class Attach(Struct, frozen=True, kw_only=True):
     force: bool = True
     run: str = ""
     limits: GitLimits = GitLimits()
+    beside: tuple[Beside, ...] = ()
+
+    @property
+    def every(self) -> tuple[Attach | Beside, ...]:
+        """Itself and what is beside it."""
+        return (self, *self.beside)
 
     @property
     def ref(self) -> str:
@@ -63,15 +78,32 @@ def parse_attach(request: Mapping[str, Any]) -> Attach:
         attach = msgspec.convert(request, Attach)
     except msgspec.ValidationError as e:
         raise BadInput(f"attach: {e}") from None
-    if not SLUG.fullmatch(attach.repo):
-        raise BadInput(f"{attach.repo[:80]!r} can't name a mirror")
-    prefix, _, name = attach.branch.partition("/")
+    for one in attach.every:
+        _check(one)
+    names = [one.repo for one in attach.every]
+    if len(set(names)) != len(names):
+        raise BadInput("a mirror is named twice")
+    return attach
+
+
+def _check(one: Attach | Beside) -> None:
+    if not SLUG.fullmatch(one.repo):
+        raise BadInput(f"{one.repo[:80]!r} can't name a mirror")
+    prefix, _, name = one.branch.partition("/")
     if prefix != "thopter":
         raise BadInput("a box's branch is thopter/<name>")
     box_ref(name)  # raises BadName
-    if attach.base and (len(attach.base) not in (40, 64) or set(attach.base) - set("0123456789abcdef")):
+    if one.base and (len(one.base) not in (40, 64) or set(one.base) - set("0123456789abcdef")):
         raise BadInput("base must be a full commit id")
-    return attach
+
+
+def narrowed(attach: Attach, target: str) -> Attach:
+    """The attachment as if it had only the mirror that ``target`` is about; the first when it is about
+    none, which :func:`decide` then refuses."""
+    for one in attach.beside:
+        if target.startswith(f"/r/{one.repo}.git/"):
+            return structs.replace(attach, repo=one.repo, branch=one.branch, base=one.base, beside=())
+    return structs.replace(attach, beside=())
 
 
 def decide(head: Head, attach: Attach) -> Wish | BadRequest:

@@ -14,6 +14,7 @@ from thopter.hub.api import (
     snapshots,
     talk,
     thopters,
+    variables,
     work,
 )
 
@@ -25,6 +26,7 @@ ROUTES = (
     *ports.ROUTES,
     *snapshots.ROUTES,
     *sleep.ROUTES,
+    *variables.ROUTES,
     *flows.ROUTES,
     *events.ROUTES,
     *doctor.ROUTES,

@@ -20,6 +20,7 @@ from thopter.model.api import (
 )
 
 _PROMPT_MAX = 8 * MIB  # a prompt of 1 MB can be six times as long in JSON
+_START_MAX = 56 * MIB  # 32 MiB of uploads are 43 in JSON
 
 
 class ListQuery(Struct, kw_only=True):
@@ -97,7 +98,7 @@ ROUTES = (
         response=Accepted,
         status=202,
         mutating=True,
-        body_max=_PROMPT_MAX,
+        body_max=_START_MAX,
     ),
     Route(
         method="POST",
@@ -109,6 +110,7 @@ ROUTES = (
         response=Accepted,
         status=202,
         mutating=True,
+        body_max=_START_MAX,
     ),
     Route(
         method="GET",

@@ -41,19 +41,25 @@ async def transcript(call: Call[TranscriptQuery, Nothing]) -> TranscriptPage:
     return await call.fleet.transcript(call.key, query.after, query.limit, query.last)
 
 
-async def diff(call: Call[NoQuery, Nothing]) -> DiffResult:
+class CheckoutQuery(Struct, kw_only=True):
+    """``checkout``: another repository of the box than its main one, by its folder below /work."""
+
+    checkout: Annotated[str, Meta(max_length=4096)] = ""
+
+
+async def diff(call: Call[CheckoutQuery, Nothing]) -> DiffResult:
     """What changed since the base."""
-    return await call.fleet.diff(call.key)
+    return await call.fleet.diff(call.key, call.query.checkout)
 
 
 async def pull(call: Call[NoQuery, PullRequest]) -> PullInfo:
     """Bring the work into the mirror."""
-    return await call.fleet.pull(call.key, call.body.wip)
+    return await call.fleet.pull(call.key, call.body.wip, call.body.checkout)
 
 
-def bundle(call: Call[NoQuery, Nothing]) -> AsyncIterator[bytes]:
+def bundle(call: Call[CheckoutQuery, Nothing]) -> AsyncIterator[bytes]:
     """The pulled work as a git bundle."""
-    return call.fleet.bundle(call.key)
+    return call.fleet.bundle(call.key, call.query.checkout)
 
 
 async def put_file(call: Call[PathQuery, Nothing]) -> Written:
@@ -82,6 +88,7 @@ ROUTES = (
         summary="What changed since the base, untracked files included",
         scope=READ,
         handler=diff,
+        query=CheckoutQuery,
         response=DiffResult,
     ),
     Route(
@@ -100,6 +107,7 @@ ROUTES = (
         summary="The pulled work as a git bundle (base..head)",
         scope=READ,
         handler=bundle,
+        query=CheckoutQuery,
         kind="bytes",
     ),
     Route(

@@ -15,6 +15,7 @@ from thopter.hub.ports.notes import NotesPort
 from thopter.hub.ports.sleep import SleepPort
 from thopter.hub.ports.snapshots import SnapshotsPort
 from thopter.hub.ports.talk import TalkPort
+from thopter.hub.ports.variables import VariablesPort
 from thopter.kit.paths import Paths
 from thopter.kit.settings import Settings
 from thopter.model.api import (
@@ -94,6 +95,10 @@ class FleetPort(Protocol):
         """Connections to ports inside boxes."""
 
     @property
+    def variables(self) -> VariablesPort:
+        """Variables that new boxes get."""
+
+    @property
     def notes(self) -> NotesPort:
         """Notes to people."""
 
@@ -152,13 +157,13 @@ class FleetPort(Protocol):
     async def screen(self, name: str) -> str:
         """The agent's pane as plain text."""
 
-    async def diff(self, name: str) -> DiffResult:
-        """What changed since the base."""
+    async def diff(self, name: str, checkout: str) -> DiffResult:
+        """What changed since the base; ``checkout`` names another repository than the main one."""
 
-    async def pull(self, name: str, wip: bool) -> PullInfo:
+    async def pull(self, name: str, wip: bool, checkout: str) -> PullInfo:
         """Bring the work into the mirror."""
 
-    def bundle(self, name: str) -> AsyncIterator[bytes]:
+    def bundle(self, name: str, checkout: str) -> AsyncIterator[bytes]:
         """The pulled work as a git bundle."""
 
     def exec(

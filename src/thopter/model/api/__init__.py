@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct, field
 
+from thopter.model.api.furnish import Furnishing
 from thopter.model.api.talk import Message
 from thopter.model.evidence import Evidence
 from thopter.model.nouns import Entry, Leak
@@ -31,6 +32,7 @@ class RunRequest(Struct, kw_only=True):
     fresh: bool = False
     keep_alive: Annotated[int, Meta(ge=0, le=5_256_000)] | None = None
     idle_timeout: Annotated[int, Meta(ge=0, le=5_256_000)] | None = None
+    furnishing: Furnishing = field(default_factory=Furnishing)
 
 
 class CreateRequest(Struct, kw_only=True):
@@ -44,6 +46,7 @@ class CreateRequest(Struct, kw_only=True):
     fresh: bool = False
     keep_alive: Annotated[int, Meta(ge=0, le=5_256_000)] | None = None
     idle_timeout: Annotated[int, Meta(ge=0, le=5_256_000)] | None = None
+    furnishing: Furnishing = field(default_factory=Furnishing)
 
 
 class Accepted(Struct, kw_only=True):
@@ -125,6 +128,7 @@ class ThopterDetail(Struct, kw_only=True):
     model_endpoint: str = ""
     limits: dict[str, Any] = field(default_factory=dict)
     queue: list[Message] = field(default_factory=list)
+    checkouts: dict[str, str] = field(default_factory=dict)  # further repositories: folder -> source
 
 
 class TellRequest(Struct, kw_only=True):
@@ -226,9 +230,11 @@ class ScreenText(Struct, kw_only=True):
 
 
 class PullRequest(Struct, kw_only=True):
-    """``POST /v1/thopters/{name}/pull``. ``wip``: commit what is not committed, first."""
+    """``POST /v1/thopters/{name}/pull``. ``wip``: commit what is not committed, first. ``checkout``:
+    another repository of the box than its main one, by its folder below /work."""
 
     wip: bool = False
+    checkout: str = ""
 
 
 class Written(Struct, kw_only=True):
