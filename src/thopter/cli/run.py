@@ -69,7 +69,7 @@ def run(
     agent = agent or app.settings.get("agents.default")
     text = _prompt(prompt, prompt_file)
     new_name = _new_name(name)
-    source, origin = _place(app, repo, branch, ask=not as_json)
+    source, origin = _place(app, repo, branch, ask=not as_json and not _saved(app, start))
     request = RunRequest(
         prompt=text,
         name=new_name,
@@ -107,7 +107,7 @@ def create(
         if detach or no_wait or as_json:
             raise click.UsageError("--attach excludes --detach, --no-wait and --json")
     new_name = _new_name(name)
-    source, origin = _place(app, repo, branch, ask=not as_json)
+    source, origin = _place(app, repo, branch, ask=not as_json and not _saved(app, start))
     request = CreateRequest(
         name=new_name,
         repo=source,
@@ -170,6 +170,11 @@ def _new_name(name: str | None) -> str:
     from thopter.model.ids import check_name
 
     return check_name(name)
+
+
+def _saved(app: App, start: dict[str, Any]) -> bool:
+    """True when the box starts from a saved one, which may bring its repository along."""
+    return bool(start.get("snapshot") or (app.settings.get("box.snapshot") and not start.get("fresh")))
 
 
 def _place(app: App, given: str | None, branch: str | None, *, ask: bool) -> tuple[str, str]:
