@@ -28,6 +28,7 @@ FILES = (
     "test_local_daily_work.py",
     "test_local_limits.py",
     "test_local_saving.py",
+    "test_local_carrying.py",
 )
 
 

@@ -92,6 +92,12 @@ SETTINGS: tuple[Setting, ...] = (
         "ssh.server", "auto", "The ssh server that runs in a box for 'ssh NAME.thopter'; auto takes sshd, "
         "else dropbear.", ("auto", "sshd", "dropbear"),
     ),
+    Setting(
+        "local.import_entries", 500_000, "How many files an imported snapshot may have, at most.",
+    ),
+    Setting(
+        "local.import_bytes", 64 << 30, "How many bytes an imported snapshot may unpack to, at most.",
+    ),
     Setting("hub.listen", "", "Loopback address for TCP, e.g. 127.0.0.1:8480; empty means unix socket only."),
     Setting(
         "notify.on", "waiting_permission,waiting_question,turn_end,done,failed,stuck,unknown,budget",

@@ -13,14 +13,14 @@ from thopter.model.nouns import BoxState
 from thopter.model.sockets import BoxSpec, Provider, Snapshots, Stops, Suspends
 from thopter.testing.provider_place import Place, linked, new_spec, no_leaks, run, sh
 
-_TOUCH = """
+TOUCH = """
 set -e
 cd /root; echo one > file; ln file twin; ln -s nowhere link; mkfifo pipe; mkdir -p a/b; echo deep > a/b/c
 truncate -s 64M sparse; chmod 4711 twin; touch -d 2001-02-03T04:05:06Z a/b/c; : > '-odd name'
 rm -rf /etc/skel; mkdir /etc/skel; echo mine > /etc/skel/x; rm -f /etc/shells; echo kept > /var/tmp/kept
 echo lost > /tmp/lost
 """
-_LOOK = """
+LOOK = """
 cd /root; stat -c '%n %F %a %u:%g %h %s %Y' file twin link pipe a/b/c sparse ./-odd* /etc/skel/x /var/tmp/kept
 cat file a/b/c /var/tmp/kept; readlink link; ls -A /etc/skel; test -e /etc/shells || echo gone
 du -k sparse | cut -f1
@@ -64,14 +64,14 @@ class SavingChecks:
                 saves = snapshots_of(provider)
                 spec = new_spec(place)
                 await provider.ensure(spec)
-                await sh(provider, spec.key, _TOUCH)
-                before = await sh(provider, spec.key, _LOOK)
+                await sh(provider, spec.key, TOUCH)
+                before = await sh(provider, spec.key, LOOK)
                 snap = new_snap()
                 handle = await saves.snapshot(spec.key, snap, {"why": "test"})
                 assert (handle.id, dict(handle.tags)) == (snap, {"why": "test"})
                 await sh(provider, spec.key, "echo two > /root/file; rm -rf /root/a")
                 made = await from_snapshot(provider, place, snap)
-                assert await sh(provider, made.key, _LOOK) == before
+                assert await sh(provider, made.key, LOOK) == before
                 names = await sh(provider, made.key, "hostname; cat /etc/hostname; ls -A /tmp")
                 assert names.split() == [made.name, made.name]
                 assert made.name in await sh(provider, made.key, "cat /etc/hosts")
@@ -211,8 +211,8 @@ class SavingChecks:
                 stops = stops_of(provider)
                 spec = new_spec(place, ports=(8401,))
                 await provider.ensure(spec)
-                await sh(provider, spec.key, f"{_TOUCH}(setsid sleep 1000 > /dev/null 2>&1 &)")
-                before = await sh(provider, spec.key, _LOOK)
+                await sh(provider, spec.key, f"{TOUCH}(setsid sleep 1000 > /dev/null 2>&1 &)")
+                before = await sh(provider, spec.key, LOOK)
                 for _ in range(2):  # idempotent
                     await stops.stop(spec.key)
                     assert (await provider.get(spec.key)).state is BoxState.STOPPED
@@ -223,7 +223,7 @@ class SavingChecks:
                 assert (await provider.ensure(spec)).state is BoxState.STOPPED
                 for _ in range(2):
                     assert (await stops.revive(spec)).state is BoxState.READY
-                assert await sh(provider, spec.key, _LOOK) == before
+                assert await sh(provider, spec.key, LOOK) == before
                 assert await sh(provider, spec.key, "hostname; pgrep -c sleep || true") == f"{spec.name}\n0"
                 await provider.destroy(spec.key)
                 await no_leaks(provider, frozenset())
@@ -273,4 +273,4 @@ class SavingChecks:
         run(check())
 
 
-__all__ = ["SavingChecks", "new_snap"]
+__all__ = ["LOOK", "TOUCH", "SavingChecks", "new_snap"]

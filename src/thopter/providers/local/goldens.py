@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterable
@@ -27,12 +28,16 @@ LAYOUT = 1  # raise it when curated.py makes something that older goldens lack
 _MASK_AGE_S = 24 * 3600.0
 
 
+_DIGEST = re.compile(r"[0-9a-f]{16}")
+
+
 class Golden(Struct, frozen=True, kw_only=True):
-    """What ``golden.json`` says."""
+    """What ``golden.json`` says. ``whole``: it has a /usr of its own, the machine's is not used."""
 
     layout: int
     parts: tuple[GoldenPart, ...] = ()
     created_ms: int = 0
+    whole: bool = False
 
 
 class Shelf:
@@ -56,9 +61,18 @@ class Shelf:
     def read(self, name: str) -> Golden | None:
         """What the golden ``name`` holds; None when there is none or it can't be read."""
         try:
-            raw = (self.folder / self.resolve(name) / "golden.json").read_bytes()
+            return self.read_digest(self.resolve(name))
+        except NotFound:
+            return None
+
+    def read_digest(self, digest: str) -> Golden | None:
+        """What the golden in folder ``digest`` holds; None when there is none or it can't be read."""
+        if not _DIGEST.fullmatch(digest):
+            return None
+        try:
+            raw = (self.folder / digest / "golden.json").read_bytes()
             return msgspec.json.decode(raw, type=Golden)
-        except (NotFound, OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError):
             return None
 
     def new(self) -> Path:
@@ -69,7 +83,7 @@ class Shelf:
         return path
 
     def keep(self, built: Path, name: str, digest: str, golden: Golden) -> None:
-        """Give ``built`` its final place and point ``name`` to it, atomically."""
+        """Give ``built`` its final place and point ``name`` (if any) to it, atomically."""
         (built / "golden.json").write_bytes(msgspec.json.encode(golden))
         final = self.folder / digest
         self._making.add(digest)
@@ -78,9 +92,10 @@ class Shelf:
         else:
             os.sync()  # the link below must never point to a half-written tree after a power cut
             built.rename(final)
-        link = self.folder / f".link-{secrets.token_hex(6)}"
-        link.symlink_to(digest)
-        link.rename(self.folder / name)
+        if name:
+            link = self.folder / f".link-{secrets.token_hex(6)}"
+            link.symlink_to(digest)
+            link.rename(self.folder / name)
         self._making -= {digest, built.name}
 
     def names(self) -> dict[str, str]:

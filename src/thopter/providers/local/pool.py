@@ -180,14 +180,20 @@ class Pool:
             self._subvolume(key, None, limits)
         else:
             top.mkdir(mode=0o711)
-        for layer in LAYERS:
-            (top / layer).mkdir(mode=0o711)
-            for part, mode in (("upper", 0o755), ("work", 0o700)):
-                path = top / layer / part
-                path.mkdir()
-                os.chmod(path, mode)
-                if owner:
-                    os.chown(path, owner, owner)
+        _layers(top, owner)
+        return top
+
+    def make_saved(self, snap: str, owner: int) -> Path:
+        """Make the folder of the saved box ``snap``, its layers empty."""
+        self._has_room()
+        self.saved.mkdir(mode=0o711, exist_ok=True)
+        top = self.saved / snap
+        if self.subvolumes:
+            btrfs.create(str(self.saved), snap)
+            top.chmod(0o711)
+        else:
+            top.mkdir(mode=0o711)
+        _layers(top, owner)
         return top
 
     def remove(self, key: str) -> None:
@@ -248,3 +254,14 @@ class Pool:
                 if e.errno != errno.EBUSY or time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)  # the last mounts of a dead box go a moment after it
+
+
+def _layers(top: Path, owner: int) -> None:
+    for layer in LAYERS:
+        (top / layer).mkdir(mode=0o711)
+        for part, mode in (("upper", 0o755), ("work", 0o700)):
+            path = top / layer / part
+            path.mkdir()
+            os.chmod(path, mode)
+            if owner:
+                os.chown(path, owner, owner)

@@ -7,6 +7,7 @@ right now, so chains have no depth and a dropped one is simply gone.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
@@ -15,7 +16,9 @@ from thopter.kit.linux import calls
 from thopter.kit.threads import finish
 from thopter.model.errors import NotNow, ProviderError, TimedOut, Unsupported
 from thopter.model.sockets import SnapshotHandle
+from thopter.providers.local import carrying
 from thopter.providers.local.core import Core
+from thopter.providers.local.frames import Pipe, Reader
 from thopter.providers.local.maker import Maker, now_ms
 from thopter.providers.local.record import STILL, Record, check_key
 from thopter.providers.local.saved import SavedBox
@@ -52,21 +55,53 @@ class Saving(Core):
         async with self._lock(SNAP_LOCK + snap):
             await finish(self._maker.saved.remove, snap)
 
-    def export_snapshot(self, snap: str) -> AsyncIterator[bytes]:
-        """Not yet."""
-        raise Unsupported("snapshots of local boxes can't be exported yet")
+    async def export_snapshot(self, snap: str) -> AsyncIterator[bytes]:
+        """All of it as one checksummed file, its golden included."""
+        check_key(snap)
+        pieces = await finish(carrying.export, self._maker, snap)
+        while piece := await finish(next, pieces, b""):
+            yield piece
 
     async def import_snapshot(
         self, snap: str, body: AsyncIterator[bytes], tags: Mapping[str, str]
     ) -> SnapshotHandle:
-        """Not yet."""
-        raise Unsupported("snapshots of local boxes can't be imported yet")
+        """Make ``snap`` of such a file, which is hostile. Idempotent on ``snap``."""
+        check_key(snap)
+        async with self._lock(SNAP_LOCK + snap):
+            there = await finish(self._maker.saved.read, snap)
+            if there is not None and there.complete:
+                return there.handle()
+            await self._warm_up()
+            pipe = Pipe()
+            try:
+                async with asyncio.TaskGroup() as both:
+                    work = both.create_task(finish(_unpack, self._maker, snap, pipe, dict(tags)))
+                    both.create_task(_pour(body, pipe))
+            except ExceptionGroup as e:
+                raise e.exceptions[0] from None
+            return work.result().handle()
 
     def build_snapshot(
         self, snap: str, source: str, packages: Sequence[str], tags: Mapping[str, str]
     ) -> AsyncIterator[str]:
         """Not yet."""
         raise Unsupported("snapshots of local boxes can't be built yet")
+
+
+async def _pour(body: AsyncIterator[bytes], pipe: Pipe) -> None:
+    try:
+        async for piece in body:
+            if not await finish(pipe.put, piece):
+                return
+    finally:
+        pipe.end()
+
+
+def _unpack(maker: Maker, snap: str, pipe: Pipe, tags: dict[str, str]) -> SavedBox:
+    try:
+        return carrying.unpack(maker, snap, Reader(pipe), tags)
+    finally:
+        pipe.shut()
 
 
 def save(maker: Maker, record: Record, snap: str, tags: dict[str, str]) -> SavedBox:
