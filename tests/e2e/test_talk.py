@@ -222,6 +222,9 @@ def test_a_question_whose_turn_waits_for_a_permission_is_5_and_says_what_it_asks
     other = talk.run("ask", "ants", "script:eight", check=False)  # nothing is typed into a dialog
     assert other.returncode == 5 and "permission" in other.stderr
     kept = talk.json("tell", "--when-idle", "ants", "script:eight later")
+    several = talk.run("tell", "--no-tail", "bee,ants,none", "script:eight all", check=False)
+    assert several.returncode == 8 and "Told bee: taken" in several.stdout
+    assert "ants, none" in several.stderr and "permission" in several.stderr
     assert "permission" in kept["held"]
     talk.run(
         "exec", "ants", "--", "tmux", "-S", "/run/thopter/tmux.sock", "send-keys", "-t", "agent:0.0", "1"
@@ -229,6 +232,10 @@ def test_a_question_whose_turn_waits_for_a_permission_is_5_and_says_what_it_asks
     assert talk.run("ask", "ants", "--id", found["id"]).stdout == "Touched.\n"
     talk.until("the other is said", lambda: not talk.json("queue", "ants"))
     talk.rest("ants")
+    talk.run("exec", "ants", "--", "sh", "-c", "kill -9 $(cat /run/thopter/runs/*/pid)")
+    talk.until("its agent is dead", lambda: talk.view("ants")["state"] == "failed")
+    assert talk.run("ask", "ants", "still there?", check=False).returncode == 5
+    assert "not running" in talk.json("tell", "--when-idle", "ants", "script:eight")["held"]
     talk.run("destroy", "--yes", "ants")
 
 
