@@ -229,7 +229,8 @@ def test_a_question_whose_turn_waits_for_a_permission_is_5_and_says_what_it_asks
     talk.run(
         "exec", "ants", "--", "tmux", "-S", "/run/thopter/tmux.sock", "send-keys", "-t", "agent:0.0", "1"
     )
-    assert talk.run("ask", "ants", "--id", found["id"]).stdout == "Touched.\n"
+    later = lambda: talk.run("ask", "ants", "--id", found["id"], check=False)  # noqa: E731
+    assert talk.until("the answer", lambda: (x := later()).returncode == 0 and x).stdout == "Touched.\n"
     talk.until("the other is said", lambda: not talk.json("queue", "ants"))
     talk.rest("ants")
     talk.run("exec", "ants", "--", "sh", "-c", "kill -9 $(cat /run/thopter/runs/*/pid)")
@@ -315,7 +316,7 @@ def test_own_instructions_take_their_place_and_are_checked_before_anything_is_ma
     try:
         missing = talk.run("create", "wasp", "-d", check=False)
         assert missing.returncode == 3 and "own.md" in missing.stderr
-        assert [v["name"] for v in talk.json("status")] == ["bee"]
+        assert "wasp" not in [v["name"] for v in talk.json("status")]
         own.write_text("# House rules\nSay please to wasps.\n")
         repo = talk.repo("wasps", {"CLAUDE.md": "# Ours\nWasps are black and yellow.\n"})
         talk.run("run", "-d", "--repo", str(repo), "--name", "wasp", "script:eight for wasps", timeout=300)

@@ -25,6 +25,7 @@ from thopter.model.errors import (
 )
 
 _LOOK = 1.0
+_GRACE = 5.0  # seconds until the answer to a dialog, just given, has come through
 _UNDER_WAY = ("queued", "sending", "working")
 
 
@@ -67,16 +68,18 @@ def ask(
         request = SendRequest(text=unescape(words) if escapes else words, kind="ask")
         message = client.send(name, request)
     try:
-        message = _await(app, client, message, timeout)
+        message = _await(app, client, message, timeout, grace=0.0 if key is None else _GRACE)
     except KeyboardInterrupt:
         app.say(f"Left {message.name} at work. Its answer: thopter ask {message.name} --id {message.id[-6:]}")
         app.exit(130)
     _show(app, message, as_json, timeout)
 
 
-def _await(app: App, client: TalkClient, message: Message, timeout: float | None) -> Message:
-    """The message as soon as it is over or waits for a person, or as it is when the time is over."""
-    until = None if timeout is None else time.monotonic() + timeout
+def _await(app: App, client: TalkClient, message: Message, timeout: float | None, grace: float) -> Message:
+    """The message as soon as it is over or waits for a person (``grace``: for longer than that), or as
+    it is when the time is over."""
+    begun = time.monotonic()
+    until = None if timeout is None else begun + timeout
     step = _LOOK if until is None else 0.3
     told = away = False
     for trouble in refreshes(app, step, kinds="message,run.state,box.destroyed", box=message.box):
@@ -90,7 +93,9 @@ def _await(app: App, client: TalkClient, message: Message, timeout: float | None
         if trouble and not away:
             app.say(f"{trouble}; still trying")
             away = True
-        if message.state not in _UNDER_WAY or (message.state == "queued" and message.reason):
+        blocked = message.state == "asking" or (message.state == "queued" and bool(message.reason))
+        over = message.state not in (*_UNDER_WAY, "asking")
+        if over or (blocked and time.monotonic() - begun >= grace):
             break
         if message.receipt and not told and app.stderr_tty:
             app.say(f"{message.name} has it ({one_line(message.receipt, 20)}); Ctrl-C leaves it at work")
