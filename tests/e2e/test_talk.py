@@ -328,3 +328,23 @@ def test_own_instructions_take_their_place_and_are_checked_before_anything_is_ma
     assert "You are in a thopter box" not in told
     assert not talk.json("diff", "wasp")["dirty"]
     talk.run("destroy", "--yes", "wasp")
+
+
+def test_a_kept_message_survives_sleep_on_the_disk_and_a_new_agent(bee: Lab) -> None:
+    bee.run("exec", "bee", "--", "rm", "-f", "/work/once.txt")
+    bee.run("suspend", "bee", "--disk")
+    assert bee.run("ask", "bee", "hello", check=False).returncode == 5
+    kept = bee.json("tell", "--when-idle", "bee", "script:once awake")
+    assert "resume" in kept["held"]
+    bee.run("resume", "bee")
+    bee.until("it is said to the agent that came back", lambda: _times(bee) == 1)
+    bee.rest("bee")
+    asked = _ask(bee, "script:nap until the end", "--timeout", "1", code=7)
+    bee.run("tell", "--when-idle", "bee", "script:once anew")
+    bee.run("restart", "bee")
+    lost = _ask(bee, "--id", asked["id"], code=1)
+    assert lost["state"] == "failed" and "agent" in lost["problem"]
+    bee.until("it is said to the agent that was started anew", lambda: _times(bee) == 2)
+    assert _ask(bee, "script:eight")["answer"] == "It is 8."
+    bee.run("exec", "bee", "--", "thopter-status", "statusline", "after all that")
+    bee.until("its line is there", lambda: bee.view("bee")["task"] == "after all that")
