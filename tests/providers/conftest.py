@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from local_lab import Lab
+from local_ways import settings
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A lab shared by the tests of one file."""
-    made = Lab(tmp_path_factory.mktemp("lab"))
+    made = Lab(tmp_path_factory.mktemp("lab"), settings())
     try:
         yield made
     finally:
@@ -31,7 +32,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 @pytest.fixture
 def own_lab(tmp_path: Path) -> Iterator[Lab]:
     """A lab for one test alone."""
-    made = Lab(tmp_path)
+    made = Lab(tmp_path, settings())
     try:
         yield made
     finally:

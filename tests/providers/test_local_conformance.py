@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from local_ways import settings
 
 from thopter.testing.local import LocalPlace
 from thopter.testing.provider_suite import ProviderSuite
@@ -18,7 +19,7 @@ class TestLocal(ProviderSuite):
     @pytest.fixture
     def place(self, tmp_path: Path) -> Iterator[LocalPlace]:
         """Folders of its own."""
-        place = LocalPlace(tmp_path)
+        place = LocalPlace(tmp_path, settings())
         try:
             yield place
         finally:

@@ -156,7 +156,7 @@ class Crew:
         facts = await facts_of(self.deps, live.box)
         ctx = None
         if live.run is not None and facts is not None:
-            ctx = launch_context(live.run, live.box.name, facts.settings, facts.token)
+            ctx = launch_context(live.run, live.box, facts.settings, facts.token)
         live.ctx = ctx
         await pump(live, link, ctx)
 

@@ -23,6 +23,7 @@ from thopter.fleet.keeper import Keeper
 from thopter.fleet.launch import GIT_PORT, routes
 from thopter.fleet.live import LiveBox
 from thopter.fleet.notes import Notes
+from thopter.fleet.places import places_of
 from thopter.fleet.saving import mend
 from thopter.fleet.session_log import SessionLogs
 from thopter.fleet.sleep import Sleep
@@ -270,7 +271,7 @@ class Fleet:
         run = chosen(run, checkout)
         if run.repo is None:
             raise Refused("this thopter has no repository", hint="start it with --repo")
-        url = f"http://127.0.0.1:{GIT_PORT}/r/{run.repo.slug}.git"
+        url = f"http://127.0.0.1:{places_of(live.box).port(GIT_PORT)}/r/{run.repo.slug}.git"
         commits, dirty = await work.push_from_box(await live.link(), run, live.box.name, url, wip)
         head = await self.deps.mirrors.branch_head(run.repo.slug, live.box.name)
         if head is None:
@@ -309,7 +310,8 @@ class Fleet:
         """Run ``argv`` in the box, in the run's folder unless ``cwd`` says otherwise."""
         live, run = await self._live(name)
         link = await live.link()
-        opened = link.open_exec(list(argv), env=env, cwd=cwd or run.cwd or "/work", pty=pty, stdin=stdin)
+        where = cwd or run.cwd or places_of(live.box).work
+        opened = link.open_exec(list(argv), env=env, cwd=where, pty=pty, stdin=stdin)
         with live.person(pty is not None):
             async with opened as session:
                 yield session

@@ -17,6 +17,7 @@ from thopter.fleet.branch import own_branch
 from thopter.fleet.deps import Deps
 from thopter.fleet.furnish import Furnisher, Staged, repos_of
 from thopter.fleet.live import LiveBox
+from thopter.fleet.places import move_run, places_of
 from thopter.fleet.ports import GIT_PORT as GIT_PORT
 from thopter.fleet.ports import HOME as HOME
 from thopter.fleet.ports import HOOK_PORT as HOOK_PORT
@@ -30,7 +31,6 @@ from thopter.model.evidence import Evidence, Fact, Source
 from thopter.model.nouns import Box, BoxState, Limits, Run, RunState
 from thopter.model.sockets import Agent, BoxSpec, Goldens, LaunchContext
 
-PROMPT_FILE = "/root/.thopter/prompt.txt"
 _FIRST_SIGN_S = 45.0
 
 
@@ -54,18 +54,25 @@ class FlyArgs(Struct, frozen=True, kw_only=True):
     post_create: str = ""
 
 
-def launch_context(run: Run, name: str, args_settings: dict[str, Any], token: str) -> LaunchContext:
+def prompt_file(home: str) -> str:
+    """Where the prompt stands in a box."""
+    return f"{home}/.thopter/prompt.txt"
+
+
+def launch_context(run: Run, box: Box, args_settings: dict[str, Any], token: str) -> LaunchContext:
     """What the agent may know of its run; made anew from the record whenever it is needed."""
+    places = places_of(box)
     return LaunchContext(
         run=run.id,
-        name=name,
+        name=box.name,
         session=run.session,
-        home=HOME,
+        home=places.home,
         cwd=run.cwd,
         prompt=run.prompt,
-        prompt_file=PROMPT_FILE if run.prompt else "",
-        model_url=f"http://127.0.0.1:{MODEL_PORT}",
-        hook_url=f"http://127.0.0.1:{HOOK_PORT}",
+        prompt_file=prompt_file(places.home) if run.prompt else "",
+        opt=places.opt,
+        model_url=f"http://127.0.0.1:{places.port(MODEL_PORT)}",
+        hook_url=f"http://127.0.0.1:{places.port(HOOK_PORT)}",
         box_token=token,
         settings=args_settings,
     )
@@ -156,10 +163,17 @@ class Launcher:
             box,
             state=BoxState.READY,
             isolation=handle.isolation,
-            memory={**box.memory, "provider": dict(handle.memory)},
+            memory={
+                **box.memory,
+                "provider": dict(handle.memory),
+                "places": to_builtins(handle.places),
+            },
             changed_ms=self.deps.clock.now_ms(),
         )
         await self.deps.store.boxes.update(changed)
+        run = await self.deps.store.runs.get(args.run)
+        if (moved := move_run(run, handle.places)) is not run:
+            await self.deps.store.runs.update(moved)
         live = await self.deps.crew.adopt(args.box)
         await live.link(30.0)
         return {"isolation": handle.isolation}
@@ -182,21 +196,21 @@ class Launcher:
         return {"cwd": run.cwd}
 
     async def _prepare(self, args: FlyArgs) -> dict[str, Any]:
-        _live, link, run = await self._at(args)
+        live, link, run = await self._at(args)
         agent = self.deps.agents[args.agent]
-        ctx = launch_context(run, args.name, args.settings, args.token)
+        ctx = launch_context(run, live.box, args.settings, args.token)
         files = (*status_tool.files(), *agent.prepare(ctx))
         for file in files:
             await link.put(file.path, file.content, mode=file.mode)
         if run.prompt:
-            await link.put(PROMPT_FILE, run.prompt.encode(errors="surrogateescape"), mode=0o600)
+            await link.put(ctx.prompt_file, run.prompt.encode(errors="surrogateescape"), mode=0o600)
         await self.furnisher.environment(args)
         return {"files": len(files)}
 
     async def _launch(self, args: FlyArgs) -> dict[str, Any]:
         live, link, run = await self._at(args)
         agent = self.deps.agents[args.agent]
-        ctx = launch_context(run, args.name, args.settings, args.token)
+        ctx = launch_context(run, live.box, args.settings, args.token)
         launch = agent.launch(ctx)
         await self._launching(live, args, agent)
         problem = ""

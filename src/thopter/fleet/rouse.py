@@ -14,8 +14,9 @@ from msgspec import Struct, convert, structs, to_builtins
 from thopter.fleet import status_tool
 from thopter.fleet.deps import Deps
 from thopter.fleet.facts import Facts, facts_of
-from thopter.fleet.launch import PROMPT_FILE, launch_context
+from thopter.fleet.launch import launch_context, prompt_file
 from thopter.fleet.live import LiveBox
+from thopter.fleet.places import places_of
 from thopter.kit.channel import BoxLink
 from thopter.model.errors import Conflict, NotFound, ProviderError, Refused, TimedOut
 from thopter.model.evidence import Evidence, Fact, Source
@@ -59,8 +60,8 @@ class Rouser:
     async def prepare(self, box: str, run: str) -> None:
         """Write the agent's files for ``run``: its hooks name the run they report to."""
         live, link, found, facts = await self._at(box, run)
-        ctx = launch_context(found, live.box.name, facts.settings, facts.token)
-        for file in (*status_tool.files(), *self._agent(found).prepare(ctx)):
+        ctx = launch_context(found, live.box, facts.settings, facts.token)
+        for file in (*status_tool.files(places_of(live.box)), *self._agent(found).prepare(ctx)):
             await link.put(file.path, file.content, mode=file.mode)
 
     async def start(self, box: str, wish: Wish, *, unless_running: bool) -> dict[str, Any]:
@@ -74,7 +75,7 @@ class Rouser:
         if unless_running and live.agent_running and begun is None:
             return {"started": False, "problem": ""}
         agent = self._agent(run)
-        ctx = launch_context(run, live.box.name, facts.settings, facts.token)
+        ctx = launch_context(run, live.box, facts.settings, facts.token)
         if begun is None:
             way = await self._choose(live, link, run, ctx, agent, wish)
             run = await self._record(live, run, agent, wish, way)
@@ -83,7 +84,7 @@ class Rouser:
         live.ctx = ctx = structs.replace(ctx, session=run.session)
         launch = self._launch(agent, ctx, way)
         if way.prompt:
-            await link.put(PROMPT_FILE, way.prompt.encode(errors="surrogateescape"), mode=0o600)
+            await link.put(prompt_file(ctx.home), way.prompt.encode(errors="surrogateescape"), mode=0o600)
         env = {**launch.env, "THOPTER_RUN": wish.life}
         problem = ""
         try:
@@ -109,7 +110,8 @@ class Rouser:
         return Way(how="fork", past=past, prompt=wish.prompt)
 
     def _launch(self, agent: Agent, ctx: LaunchContext, way: Way) -> Launch:
-        ctx = structs.replace(ctx, prompt=way.prompt, prompt_file=PROMPT_FILE if way.prompt else "")
+        file = prompt_file(ctx.home) if way.prompt else ""
+        ctx = structs.replace(ctx, prompt=way.prompt, prompt_file=file)
         if way.how == "resume":
             return agent.resume(ctx)
         return agent.fork(ctx, way.past) if way.how == "fork" else agent.launch(ctx)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import thopter.boxd
 
@@ -24,14 +24,16 @@ def _content() -> Iterator[tuple[str, bytes]]:
                 yield "thopter/boxd/" + name, file.read()
 
 
-def build_zipapp(dest: str) -> str:
+def build_zipapp(dest: str, more: Iterable[tuple[str, bytes]] = ()) -> str:
     """Write boxd.pyz to ``dest`` (atomically, mode 0755) and return ``dest``. Stored, not
-    compressed: compressors differ between versions. Raises OSError."""
+    compressed: compressors differ between versions. ``more``: files (name, content) to add, or to
+    take the place of ours. Raises OSError."""
+    files = {**dict(_content()), **dict(more)}
     temp = f"{dest}.{os.getpid()}.new"
     with open(temp, "wb") as file:
         file.write(b"#!/usr/bin/env python3\n")
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            for name, content in _content():
+            for name, content in files.items():
                 info = zipfile.ZipInfo(name, _DATE)
                 info.external_attr = (stat.S_IFREG | 0o644) << 16
                 info.create_system = 3

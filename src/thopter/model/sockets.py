@@ -38,6 +38,20 @@ class BoxSpec(Struct, frozen=True, kw_only=True):
     native: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Places(Struct, frozen=True, kw_only=True):
+    """Where things are, as the box's own programs see them; all but a box that shares the machine's
+    files and network has these. ``ports`` (numbers as text): what a wanted port really became."""
+
+    home: str = "/root"
+    work: str = "/work"
+    opt: str = "/opt/thopter"
+    ports: Mapping[str, int] = field(default_factory=dict)
+
+    def port(self, wanted: int) -> int:
+        """The port that stands for ``wanted`` in this box."""
+        return self.ports.get(str(wanted), wanted)
+
+
 class BoxHandle(Struct, frozen=True, kw_only=True):
     """What the provider says of a box. ``memory`` is its opaque note, stored by the hub."""
 
@@ -46,6 +60,7 @@ class BoxHandle(Struct, frozen=True, kw_only=True):
     isolation: Isolation
     tags: Mapping[str, str] = field(default_factory=dict)
     memory: Mapping[str, Any] = field(default_factory=dict)
+    places: Places = Places()
 
 
 class Caps(Struct, frozen=True, kw_only=True):
@@ -245,6 +260,7 @@ class LaunchContext(Struct, frozen=True, kw_only=True):
     box_token: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     prompt: str = ""
+    opt: str = "/opt/thopter"  # where the parts of the golden are
 
 
 class Launch(Struct, frozen=True, kw_only=True):

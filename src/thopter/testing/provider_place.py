@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from thopter.kit.channel import BoxLink
+from thopter.model.nouns import Isolation
 from thopter.model.sockets import BoxSpec, Provider
 
 PATIENCE = 60.0
@@ -46,6 +47,11 @@ async def sh(provider: Provider, key: str, script: str) -> str:
     said = done.stdout.decode("utf-8", "replace")
     assert done.exit == 0, f"{script!r}: {done.exit} {said} {done.stderr!r}"
     return said.strip()
+
+
+async def apart(provider: Provider) -> bool:
+    """True when boxes have files, processes and a host name of their own."""
+    return (await provider.caps()).isolation is not Isolation.NONE
 
 
 async def no_leaks(provider: Provider, known: frozenset[str]) -> None:

@@ -27,16 +27,16 @@ du -k sparse | cut -f1
 """
 
 
-def snapshots_of(provider: Provider) -> Snapshots:
+async def snapshots_of(provider: Provider) -> Snapshots:
     """The facet, or the test is skipped."""
-    if not isinstance(provider, Snapshots):
+    if not isinstance(provider, Snapshots) or "snapshots" not in (await provider.caps()).facets:
         pytest.skip(f"{provider.name} can't save boxes")
     return provider
 
 
-def stops_of(provider: Provider) -> Stops:
+async def stops_of(provider: Provider) -> Stops:
     """The facet, or the test is skipped."""
-    if not isinstance(provider, Stops):
+    if not isinstance(provider, Stops) or "stops" not in (await provider.caps()).facets:
         pytest.skip(f"{provider.name} can't stop boxes")
     return provider
 
@@ -61,7 +61,7 @@ class SavingChecks:
     def test_a_box_from_a_snapshot_has_the_same_files_and_is_itself(self, place: Place) -> None:
         async def check() -> None:
             async with place.open() as provider:
-                saves = snapshots_of(provider)
+                saves = await snapshots_of(provider)
                 spec = new_spec(place)
                 await provider.ensure(spec)
                 await sh(provider, spec.key, TOUCH)
@@ -83,7 +83,7 @@ class SavingChecks:
     def test_a_snapshot_is_made_once_and_never_changes(self, place: Place) -> None:
         async def check() -> None:
             async with place.open() as provider:
-                saves = snapshots_of(provider)
+                saves = await snapshots_of(provider)
                 spec, snap = new_spec(place), new_snap()
                 await provider.ensure(spec)
                 await sh(provider, spec.key, "echo first > /root/f")
@@ -97,7 +97,7 @@ class SavingChecks:
                 assert await sh(provider, other.key, "cat /root/f") == "first"
                 assert [h.id for h in await saves.snapshots()] == [snap]
                 async with place.open() as later:
-                    assert [h.id for h in await snapshots_of(later).snapshots()] == [snap]
+                    assert [h.id for h in await (await snapshots_of(later)).snapshots()] == [snap]
                 await saves.drop_snapshot(snap)
                 assert await saves.snapshots() == []
 
@@ -106,7 +106,7 @@ class SavingChecks:
     def test_what_is_made_from_a_snapshot_outlives_it(self, place: Place) -> None:
         async def check() -> None:
             async with place.open() as provider:
-                saves = snapshots_of(provider)
+                saves = await snapshots_of(provider)
                 spec = new_spec(place)
                 await provider.ensure(spec)
                 for level in range(3):
@@ -128,7 +128,7 @@ class SavingChecks:
     def test_processes_go_on_while_their_box_is_saved(self, place: Place) -> None:
         async def check() -> None:
             async with place.open() as provider:
-                saves = snapshots_of(provider)
+                saves = await snapshots_of(provider)
                 spec, snap = new_spec(place), new_snap()
                 await provider.ensure(spec)
                 # Two files that always change together: saved in between, they would differ.
@@ -152,7 +152,7 @@ class SavingChecks:
     def test_frozen_boxes_can_be_saved_and_stay_frozen(self, place: Place) -> None:
         async def check() -> None:
             async with place.open() as provider:
-                saves = snapshots_of(provider)
+                saves = await snapshots_of(provider)
                 if not isinstance(provider, Suspends):
                     pytest.skip("it can't freeze")
                 spec, snap = new_spec(place), new_snap()
@@ -170,7 +170,7 @@ class SavingChecks:
     def test_what_can_not_be_saved_or_found_is_said(self, place: Place) -> None:
         async def check() -> None:
             async with place.open() as provider:
-                saves = snapshots_of(provider)
+                saves = await snapshots_of(provider)
                 await saves.drop_snapshot("snap_never")
                 with pytest.raises(NotFound):
                     await saves.snapshot("box_none", "snap_x", {})
@@ -189,7 +189,7 @@ class SavingChecks:
     def test_a_snapshot_nobody_knows_is_a_leak_and_is_swept(self, place: Place) -> None:
         async def check() -> None:
             async with place.open() as provider:
-                saves = snapshots_of(provider)
+                saves = await snapshots_of(provider)
                 spec, kept, stray = new_spec(place), new_snap(), new_snap()
                 await provider.ensure(spec)
                 for snap in (kept, stray):
@@ -208,7 +208,7 @@ class SavingChecks:
     def test_a_stopped_box_keeps_its_files_and_comes_back(self, place: Place) -> None:
         async def check() -> None:
             async with place.open() as provider:
-                stops = stops_of(provider)
+                stops = await stops_of(provider)
                 spec = new_spec(place, ports=(8401,))
                 await provider.ensure(spec)
                 await sh(provider, spec.key, f"{TOUCH}(setsid sleep 1000 > /dev/null 2>&1 &)")
@@ -233,7 +233,7 @@ class SavingChecks:
     def test_a_stopped_box_can_be_saved_and_destroyed(self, place: Place) -> None:
         async def check() -> None:
             async with place.open() as provider:
-                saves, stops = snapshots_of(provider), stops_of(provider)
+                saves, stops = await snapshots_of(provider), await stops_of(provider)
                 spec, snap = new_spec(place), new_snap()
                 await provider.ensure(spec)
                 await sh(provider, spec.key, "echo s > /root/s")
@@ -250,7 +250,7 @@ class SavingChecks:
     def test_a_frozen_box_can_be_stopped_and_revived(self, place: Place) -> None:
         async def check() -> None:
             async with place.open() as provider:
-                stops = stops_of(provider)
+                stops = await stops_of(provider)
                 if not isinstance(provider, Suspends):
                     pytest.skip("it can't freeze")
                 spec = new_spec(place)

@@ -7,7 +7,7 @@ from thopter.agents.claude.prepare import TOKEN_VARIABLE
 from thopter.model.errors import BadInput
 from thopter.model.sockets import Launch, LaunchContext
 
-BINARY = "/opt/thopter/claude/bin/claude"
+BINARY = "claude/bin/claude"  # below the folder of the golden's parts
 PROMPT_MAX = 100_000  # bytes; Linux refuses a single argument of 131072
 PLACEHOLDER = "thopter-placeholder"  # the model gateway puts the real credential in its place
 MODES = ("bypassPermissions", "acceptEdits", "default", "plan")
@@ -64,13 +64,14 @@ def first_words(ctx: LaunchContext) -> list[str]:
 
 def fresh(ctx: LaunchContext) -> Launch:
     """A new session with the id ``ctx.session``."""
-    argv = (BINARY, "--session-id", ctx.session, *_options(ctx), *first_words(ctx))
+    argv = (f"{ctx.opt}/{BINARY}", "--session-id", ctx.session, *_options(ctx), *first_words(ctx))
     return Launch(argv=argv, env=environment(ctx), cwd=ctx.cwd)
 
 
 def again(ctx: LaunchContext) -> Launch:
     """The session ``ctx.session`` as it was; it waits at its prompt."""
-    return Launch(argv=(BINARY, "--resume", ctx.session, *_options(ctx)), env=environment(ctx), cwd=ctx.cwd)
+    argv = (f"{ctx.opt}/{BINARY}", "--resume", ctx.session, *_options(ctx))
+    return Launch(argv=argv, env=environment(ctx), cwd=ctx.cwd)
 
 
 def forked(ctx: LaunchContext, from_session: str) -> Launch:
@@ -80,4 +81,5 @@ def forked(ctx: LaunchContext, from_session: str) -> Launch:
     """
     words = first_words(ctx) if ctx.prompt.strip() else []
     fork = ("--resume", from_session, "--fork-session", "--session-id", ctx.session)
-    return Launch(argv=(BINARY, *fork, *_options(ctx), *words), env=environment(ctx), cwd=ctx.cwd)
+    argv = (f"{ctx.opt}/{BINARY}", *fork, *_options(ctx), *words)
+    return Launch(argv=argv, env=environment(ctx), cwd=ctx.cwd)

@@ -39,6 +39,35 @@ def kill(pid: int, start: int, seconds: float = 10.0) -> None:
     wait_gone(pid, start, seconds)
 
 
+def kill_tree(pid: int, start: int, seconds: float = 10.0) -> None:
+    """Kill exactly that process and all its descendants, those forked meanwhile too; the process
+    itself goes last, so that what loses its parent stays below it (it must be a subreaper for that).
+    Gone already = success; TimeoutError."""
+    deadline = time.monotonic() + seconds
+    while alive(pid, start):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)  # so that it makes no new ones
+        below = [p for p in tree(pid)[1:] if stat_state(p) not in ("Z", "X", "")]
+        if not below:
+            kill(pid, start, max(0.1, deadline - time.monotonic()))
+            return
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for one in below:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one, number)
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"processes below {pid} do not end: {below[:5]}")
+        time.sleep(0.002)
+
+
+def stat_state(pid: int) -> str:
+    """The letter of its state; empty when it is gone."""
+    try:
+        return stat_fields(pid)[0].decode()
+    except (OSError, IndexError):
+        return ""
+
+
 def children() -> dict[int, list[int]]:
     """Every process visible here under its parent's id."""
     found: dict[int, list[int]] = {}
@@ -122,6 +151,15 @@ def first_titled(words: list[str]) -> list[int]:
     """The first processes of pid namespaces whose command line is the one word ``words``, joined."""
     title = " ".join(words)
     return [pid for pid in all_pids() if command_line(pid) == [title] and first_of_namespace(pid)]
+
+
+def in_namespace(pid: int) -> bool:
+    """True for a process of a pid namespace below ours."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as f:
+            return any(line.startswith(b"NSpid:") and len(line.split()) > 2 for line in f)
+    except OSError:
+        return True
 
 
 def wait_gone(pid: int, start: int, seconds: float) -> None:

@@ -7,6 +7,23 @@ from thopter.model.sockets import Caps
 from thopter.providers.local.maker import Maker
 from thopter.providers.local.modes import Mode
 
+# What a kind of box lacks for good, and where it is to be had.
+_LACKING = {
+    Isolation.NAMESPACES_USER: {
+        "packages": "apt and su do not work in boxes of an ordinary user; a root hub's boxes have both",
+    },
+    Isolation.BUBBLEWRAP: {
+        "packages": "/usr is read-only in boxes made by bubblewrap, so apt does not work there",
+        "user namespaces": "boxes are made by bubblewrap: slower to make, each with a copy of the golden",
+    },
+    Isolation.CONTAINER: {
+        "packages": "/usr is read-only in boxes made by a container engine, so apt does not work there",
+        "user namespaces": "boxes are made by a container engine: a second or more each",
+    },
+    Isolation.NONE: {
+        "isolation": "agents run as you, on your files and your network: set local.isolation to auto",
+    },
+}
 _LIMITS = {"memory": "memory_bytes", "pids": "pids", "cpu": "cpus"}
 _NO_USERNS = (
     "user namespaces are refused here: allow them (sysctl user.max_user_namespaces, "
@@ -43,13 +60,17 @@ def caps(maker: Maker, mode: Mode | None, problems: dict[str, str]) -> Caps:
         weakest = Isolation(next(reversed(problems))) if problems else Isolation.NONE
         return Caps(isolation=weakest, missing=missing)
     limits = {_LIMITS[name] for name in maker.groups.limits}
-    if mode.isolation is Isolation.NAMESPACES_USER:
+    if mode.isolation in (Isolation.NAMESPACES_USER, Isolation.BUBBLEWRAP):
         limits.add("pids")  # by rlimit, which counts per user namespace
+    if mode.isolation is Isolation.CONTAINER and not maker.root:
+        limits.clear()  # an engine's processes can't be brought into our groups
     for name, field in _LIMITS.items():
         if field not in limits:
             whose = "here" if maker.root else "to this user (run the hub as a systemd user service)"
             missing[field] = f"no {name} limit: the cgroup controller {name} is not available {whose}"
-    if maker.pool.limits_disk:
+    if mode.isolation is Isolation.CONTAINER:
+        missing["disk_bytes"] = "boxes' disk use is not limited: they write into the engine's storage"
+    elif maker.pool.limits_disk:
         limits.add("disk_bytes")
     else:
         missing["disk_bytes"] = maker.pool.missing or "boxes' disk use is not limited"
@@ -57,11 +78,12 @@ def caps(maker: Maker, mode: Mode | None, problems: dict[str, str]) -> Caps:
         missing["freezer"] = (
             "no cgroup freezer is available: boxes are frozen by signals, which they can notice"
         )
-    if mode.isolation is Isolation.NAMESPACES_USER:
-        missing["packages"] = (
-            "apt and su do not work in boxes of an ordinary user; a root hub's boxes have both"
-        )
-    facets = {"confines", "suspends", "goldens", "snapshots", "stops"}
+    missing |= _LACKING.get(mode.isolation, {})
+    facets = {"suspends", "goldens"} | (set() if mode.isolation is Isolation.NONE else {"confines"})
+    if mode.ours:
+        facets |= {"snapshots", "stops"}
+    else:
+        missing["snapshots"] = f"boxes of isolation {mode.isolation} can't be saved, stopped or forked"
     return Caps(
         isolation=mode.isolation, facets=frozenset(facets), limits=frozenset(limits), missing=missing
     )  # fmt: skip

@@ -25,6 +25,7 @@ from thopter.kit import failpoint
 from thopter.kit.linux import calls, procs
 from thopter.providers.local import outer, rootfs, walls
 from thopter.providers.local.fdline import Line, failure, send
+from thopter.providers.local.opening import listen_here
 from thopter.providers.local.order import TITLE, Half, Order
 
 LOG = "/run/thopter/boxd.log"  # inside the box, in its own memory
@@ -132,20 +133,6 @@ def _write(path: str, text: str) -> None:
         raise OSError(e.errno, f"{path} = {text!r}: {e.strerror}") from None
     finally:
         os.close(fd)
-
-
-def listen_here(port: int) -> socket.socket:
-    """Open a listening socket in the present network namespace.
-
-    SO_REUSEPORT: when the zygote that held it died, a new one can open its like while an old
-    gateway still holds the first. A box can't join in: that takes the same outer uid.
-    """
-    s = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    s.bind(("127.0.0.1", port))
-    s.listen(128)
-    return s
 
 
 def _hear(line: socket.socket, word: str) -> None:

@@ -24,9 +24,9 @@ from thopter.kit.linux import cgroups, procs
 from thopter.kit.paths import Paths, private_dir
 from thopter.kit.settings import Settings
 from thopter.model.errors import BadInput, ProviderError, Unsupported
-from thopter.model.nouns import BoxState
+from thopter.model.nouns import BoxState, Isolation
 from thopter.model.sockets import BoxSpec, GoldenPart
-from thopter.providers.local import curated, flatten, fresh, goldens
+from thopter.providers.local import curated, flatten, fresh, goldens, way_container, way_none
 from thopter.providers.local.birth import LOG
 from thopter.providers.local.modes import Mode
 from thopter.providers.local.nursery import listen_unix
@@ -139,6 +139,10 @@ class Maker:
         """The unix socket of the box's boxd."""
         return self.paths.runtime / "b" / f"{key}.sock"
 
+    def door_path(self, key: str) -> Path:
+        """Where the first process of a box reports that another program made."""
+        return self.paths.runtime / "b" / f".{key}.door"
+
     def prepare(self, spec: BoxSpec, mode: Mode, token: str, golden: str = "") -> Birth:
         """Record the box, then make all that the zygote needs. On an error call :meth:`remove`.
 
@@ -250,10 +254,14 @@ class Maker:
         """The box lives: say so in its record (the caller makes it durable)."""
         return self.records.made(record, pid, start, procs.boot_id())
 
-    def last_log_line(self, pid: int) -> str:
+    def last_log_line(self, record: Record) -> str:
         """What boxd logged last, in a box in which nothing but boxd has run yet."""
+        own = record.isolation is Isolation.NONE
+        log = way_none.log(self.paths.runtime, record.key) if own else LOG
         try:
-            fd = os.open(f"/proc/{pid}/root{LOG}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = os.open(
+                f"/proc/{record.pid}/root{log}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            )
         except OSError:
             return ""
         with open(fd, "rb") as f:
@@ -276,14 +284,14 @@ class Maker:
 
     def set_frozen(self, record: Record, frozen: bool) -> None:
         """Freeze or thaw. Raises TimeoutError."""
-        if self.groups.can_freeze:
+        if record.group and self.groups.can_freeze:
             (self.groups.freeze if frozen else self.groups.thaw)(record.group)
         else:
             procs.stop_tree(record.pid, frozen)
 
     def frozen(self, record: Record) -> bool:
         """True when it stands still now."""
-        if self.groups.can_freeze:
+        if record.group and self.groups.can_freeze:
             return self.groups.frozen(record.group)
         return procs.stopped(record.pid)
 
@@ -298,6 +306,8 @@ class Maker:
             self._end_processes(record)
             failpoint.hit("destroy.killed")
         self.socket_path(key).unlink(missing_ok=True)
+        self.door_path(key).unlink(missing_ok=True)
+        remove_tree(way_none.run_dir(self.paths.runtime, key))
         self.pool.remove(key)
         failpoint.hit("destroy.folder")
         if record is not None and record.base:
@@ -321,11 +331,14 @@ class Maker:
             if record.group:
                 self.groups.destroy(record.group)
             if self.alive(record):
-                procs.kill(record.pid, record.start)  # the first process: all others go with it
+                # All others go with the first process; without a pid namespace they have to be found.
+                kill = procs.kill_tree if record.isolation is Isolation.NONE else procs.kill
+                kill(record.pid, record.start)
             if not self.groups.hierarchies:  # no group tells of one that is not in the record yet
                 for pid in procs.first_titled([self.family, "box", record.key]):
                     with contextlib.suppress(OSError):  # gone meanwhile
                         procs.kill(pid, procs.start_time(pid))
+            way_container.end(record)
         except TimeoutError as e:
             raise ProviderError(f"box {record.key} can't be ended: {e}") from None
 
@@ -333,6 +346,7 @@ class Maker:
         """Give back what no box needs any more."""
         for group in self.groups.names():
             self.groups.destroy(group)
+        way_container.dismantle(self.family, self.paths.state)
         self.pool.close()
         self.groups.remove_family()
         if self.root:

@@ -71,9 +71,13 @@ def open_network(pid: int) -> tuple[int | None, int]:
     """
     net = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     user = fcntl.ioctl(net, _NS_GET_USERNS)
-    ours = os.stat("/proc/self/ns/user")
-    owner = os.fstat(user)
-    if (ours.st_dev, ours.st_ino) == (owner.st_dev, owner.st_ino):
+    if same(user, "/proc/self/ns/user"):
         os.close(user)
         return None, net
     return user, net
+
+
+def same(namespace: int, path: str) -> bool:
+    """True when the open ``namespace`` is the one at ``path``."""
+    here, there = os.fstat(namespace), os.stat(path)
+    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)

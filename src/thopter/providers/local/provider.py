@@ -21,7 +21,7 @@ from thopter.kit.paths import Paths, find_paths
 from thopter.kit.settings import Settings
 from thopter.kit.threads import finish
 from thopter.model.errors import Ambiguous, NotFound, NotNow, ProviderError, Refused, TimedOut
-from thopter.model.sockets import BoxHandle, BoxSpec, Caps, GoldenPart, Leak, Stream
+from thopter.model.sockets import BoxHandle, BoxSpec, Caps, GoldenPart, Leak, Places, Stream
 from thopter.providers.local import abilities, goldens, hello, modes, workshop
 from thopter.providers.local.maker import Birth, Maker
 from thopter.providers.local.nursery import Nursery
@@ -30,8 +30,13 @@ from thopter.providers.local.resting import Resting, reconcile
 from thopter.providers.local.saving import SNAP_LOCK, Saving
 from thopter.providers.local.sweep import Found
 from thopter.providers.local.sweep import find as find_leaks
+from thopter.providers.local.way_bubblewrap import Bubblewrap
+from thopter.providers.local.way_container import Container
+from thopter.providers.local.way_none import PlainFolder
+from thopter.providers.local.ways import Ways
 
 _HELLO_S = 30.0
+_NO_WAY = "see 'thopter doctor'; local.isolation = none runs agents as you, with no isolation at all"
 log = logging.getLogger(__name__)
 
 
@@ -45,6 +50,15 @@ class LocalProvider(Saving, Resting):
         settings = Settings({}) if settings is None else settings
         self._maker = Maker(paths, settings)
         self._nursery = Nursery(paths.runtime / "zygote.sock", self._maker.nest, self._maker.family)
+        self._ways = Ways(
+            self._maker,
+            self._nursery,
+            (
+                Bubblewrap(),
+                Container(self._maker.family, paths.state),
+                PlainFolder(paths.runtime, self._maker.pool.folder),
+            ),
+        )
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         self._mode: modes.Mode | None = None
         self._problems: dict[str, str] = {}
@@ -102,7 +116,7 @@ class LocalProvider(Saving, Resting):
                 await self._probe()
             if self._mode is None:
                 reasons = "; ".join(f"{k}: {abilities.advice(v)}" for k, v in self._problems.items())
-                raise Refused(f"no box can be made on this machine: {reasons}", hint="see 'thopter doctor'")
+                raise Refused(f"no box can be made on this machine: {reasons}", hint=_NO_WAY)
             return self._mode
 
     def _choices(self) -> list[modes.Mode]:
@@ -142,6 +156,10 @@ class LocalProvider(Saving, Resting):
     async def _create(self, spec: BoxSpec, mode: modes.Mode, golden: str = "") -> BoxHandle:
         try:
             token = secrets.token_urlsafe(24)
+            if not mode.ours:
+                record = await self._ways.bear(spec, mode, token, golden)
+                await self._first_words(record)
+                return self._handle(record)
             birth = await finish(self._maker.prepare, spec, mode, token, golden)
             return self._handle(await self._bear(birth))
         except BaseException as e:
@@ -165,11 +183,10 @@ class LocalProvider(Saving, Resting):
             await finish(self._maker.abandon, birth.after)
             raise
         failpoint.hit("ensure.asked")
-        pid = int(born["pid"])
-        record = self._maker.confirm(birth.record, pid, int(born["start"]))
+        record = self._maker.confirm(birth.record, int(born["pid"]), int(born["start"]))
         failpoint.hit("ensure.confirmed")
         async with asyncio.TaskGroup() as both:
-            both.create_task(self._first_words(key, pid))
+            both.create_task(self._first_words(record))
             both.create_task(finish(self._maker.records.sync, key))
         return record
 
@@ -178,12 +195,12 @@ class LocalProvider(Saving, Resting):
         with contextlib.suppress(NotNow, Ambiguous):
             await self._nursery.tell({"op": "forget", "key": key})
 
-    async def _first_words(self, key: str, pid: int) -> None:
+    async def _first_words(self, record: Record) -> None:
         """Wait for boxd's hello; where it does not come, say what boxd logged."""
         try:
-            await hello.hello(self._maker.socket_path(key), _HELLO_S)
+            await hello.hello(self._maker.socket_path(record.key), _HELLO_S)
         except (ProviderError, TimedOut) as e:
-            e.message = f"{e.message}; it said: {self._maker.last_log_line(pid) or 'nothing'}"
+            e.message = f"{e.message}; it said: {self._maker.last_log_line(record) or 'nothing'}"
             e.args = (e.message,)
             raise
 
@@ -224,15 +241,11 @@ class LocalProvider(Saving, Resting):
         record = await finish(self._require, key)
         if not record.ports:
             return {}
-        ask = {
-            "op": "listen",
-            "key": key,
-            "ports": list(record.ports),
-            "pid": record.pid,
-            "start": record.start,
-        }
+        ports = [record.places.port(p) for p in record.ports]
+        ask = {"op": "listen", "key": key, "ports": ports, "pid": record.pid, "start": record.start}
         answer, sockets = await self._nursery.ask(ask)
-        return dict(zip((int(p) for p in answer["ports"]), sockets, strict=True))
+        found = dict(zip((int(p) for p in answer["ports"]), sockets, strict=True))
+        return {wanted: found[real] for wanted, real in zip(record.ports, ports, strict=True)}
 
     async def freeze(self, key: str) -> None:
         """Stop every process of the box at once. Idempotent."""
@@ -265,11 +278,11 @@ class LocalProvider(Saving, Resting):
             async for line in lines:
                 yield line
 
-    async def open_bench(self, key: str, golden: str) -> Stream:
+    async def open_bench(self, key: str, golden: str) -> tuple[Stream, Places]:
         """A box of the workshop (see ``workshop.Bench``); unknown to the hub, spared by sweeps."""
         self._private.add(key)
-        await self._create(BoxSpec(key=key, name=key), await self._decided(), golden)
-        return await self.channel(key)
+        handle = await self._create(BoxSpec(key=key, name=key), await self._decided(), golden)
+        return await self.channel(key), handle.places
 
     async def close_bench(self, key: str) -> None:
         """See ``workshop.Bench``."""
@@ -311,8 +324,9 @@ class LocalProvider(Saving, Resting):
         state = self._maker.state(record)
         memory: dict[str, Any] = {"golden": record.golden, "pid": record.pid, "hook_token": record.hook_token}
         return BoxHandle(
-            key=record.key, state=state, isolation=record.isolation, tags=record.tags, memory=memory
-        )
+            key=record.key, state=state, isolation=record.isolation, tags=record.tags, memory=memory,
+            places=record.places,
+        )  # fmt: skip
 
     @contextlib.asynccontextmanager
     async def _lock(self, key: str) -> AsyncIterator[None]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -20,7 +21,7 @@ from msgspec import Struct, field
 from thopter.model.errors import BadInput
 from thopter.model.ids import check_name
 from thopter.model.nouns import Isolation, Limits
-from thopter.model.sockets import BoxSpec
+from thopter.model.sockets import BoxSpec, Places
 
 STOPPED = "stopped"  # mark: ended on purpose, its files are kept
 STILL = "still"  # mark: frozen for the instant of a snapshot
@@ -71,6 +72,8 @@ class Record(Struct, frozen=True, kw_only=True):
     tags: dict[str, str] = field(default_factory=dict)
     limits: Limits = Limits()
     hook_token: str = ""
+    engine: tuple[str, ...] = ()  # of a container: the program that made it, with its options
+    places: Places = Places()
     pid: int = 0
     start: int = 0
     boot: str = ""
@@ -88,6 +91,14 @@ class _Made(Struct, frozen=True, kw_only=True):
     pid: int
     start: int
     boot: str
+    ports: dict[str, int] = field(default_factory=dict)
+
+
+def _alive(record: Record, made: _Made) -> Record:
+    places = record.places
+    if made.ports:
+        places = msgspec.structs.replace(places, ports=made.ports)
+    return msgspec.structs.replace(record, pid=made.pid, start=made.start, boot=made.boot, places=places)
 
 
 class Records:
@@ -107,9 +118,7 @@ class Records:
             made = msgspec.json.decode((folder / "made.json").read_bytes(), type=_Made)
         except (FileNotFoundError, msgspec.DecodeError):
             return record
-        return msgspec.structs.replace(
-            record, pid=made.pid, start=made.start, boot=made.boot, stopped=self.marked(key, STOPPED)
-        )
+        return msgspec.structs.replace(_alive(record, made), stopped=self.marked(key, STOPPED))
 
     def keys(self) -> list[str]:
         """Every key that has a folder, readable or not."""
@@ -128,10 +137,14 @@ class Records:
             os.mkdir(self.folder / record.key, 0o700)
         write_json(self.folder / record.key / "box.json", record)
 
-    def made(self, record: Record, pid: int, start: int, boot: str) -> Record:
-        """Write that it lives, with its first process; returns the record as it is now."""
-        write_json(self.folder / record.key / "made.json", _Made(pid=pid, start=start, boot=boot))
-        return msgspec.structs.replace(record, pid=pid, start=start, boot=boot)
+    def made(
+        self, record: Record, pid: int, start: int, boot: str, ports: Mapping[str, int] | None = None
+    ) -> Record:
+        """Write that it lives, with its first process (and what its ports became); returns the record
+        as it is now."""
+        made = _Made(pid=pid, start=start, boot=boot, ports=dict(ports or {}))
+        write_json(self.folder / record.key / "made.json", made)
+        return _alive(record, made)
 
     def mark(self, key: str, what: str, durable: bool = True) -> None:
         """Put the mark ``what`` on ``key``."""

@@ -16,6 +16,7 @@ from thopter.model.nouns import BoxState
 from thopter.model.sockets import BoxHandle, BoxSpec
 from thopter.providers.local.core import Core
 from thopter.providers.local.maker import Maker
+from thopter.providers.local.modes import must_be_ours
 from thopter.providers.local.record import STILL, STOPPED, Record, check_key
 
 GRACE_S = 3.0  # what programs get between the request to end and the end
@@ -29,6 +30,7 @@ class Resting(Core):
         """Have the kernel move a frozen box's memory to swap; how much went there, or was given up."""
         async with self._lock(check_key(key)):
             record = await finish(self._require, key)
+            must_be_ours(record.isolation, "given back its memory")
             if self._maker.state(record) is not BoxState.FROZEN:
                 raise Conflict(f"box {key} is not frozen", hint="freeze it first")
             return await finish(self._maker.groups.reclaim, record.group)
@@ -37,6 +39,7 @@ class Resting(Core):
         """End every process of the box; its files are on the disk when this returns. Idempotent."""
         async with self._lock(check_key(key)):
             record = await finish(self._require, key)
+            must_be_ours(record.isolation, "stopped")
             if not record.complete:
                 raise NotNow(f"box {key} is still being created")
             await finish(_stop, self._maker, record)
@@ -51,8 +54,10 @@ class Resting(Core):
                 raise NotNow(f"box {key} is still being created")
             if self._maker.alive(record):
                 return self._handle(record)
+            must_be_ours(record.isolation, "started again")
             await self._warm_up()
             mode = await self._decided()
+            must_be_ours(mode.isolation, "started again")
             await finish(self._maker.end, record)
             await self._forget(key)
             try:

@@ -18,8 +18,8 @@ from thopter.providers.local.order import Half, Order
 _NODES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 _LINKS = (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
           ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx"))  # fmt: skip
-_READ_ONLY_PROC = ("sys", "sysrq-trigger", "irq", "bus", "fs", "mtrr", "acpi")
-_HIDDEN_PROC = ("kcore", "keys", "key-users", "timer_list", "latency_stats", "kmsg", "kallsyms", "modules")
+READ_ONLY_PROC = ("sys", "sysrq-trigger", "irq", "bus", "fs", "mtrr", "acpi")
+HIDDEN_PROC = ("kcore", "keys", "key-users", "timer_list", "latency_stats", "kmsg", "kallsyms", "modules")
 _PLACES = ("root", "golden", "lower", "usr", "state", "files", "proc", "dev", "run")
 _GUARDED = calls.MOUNT_ATTR_NOSUID | calls.MOUNT_ATTR_NODEV
 _DEVTMP = calls.MS_NOSUID | calls.MS_NOEXEC
@@ -49,10 +49,10 @@ def mount_proc() -> None:
     """Mount the new pid namespace's /proc in the nest (the present folder); the caller must be in
     that namespace. What tells of or turns the machine is read-only or hidden."""
     calls.mount("proc", "proc", "proc", _STILL | calls.MS_NOEXEC)
-    for name in _READ_ONLY_PROC:
+    for name in READ_ONLY_PROC:
         if os.path.lexists(path := f"proc/{name}"):
             calls.attach_tree(calls.clone_tree(path, _GUARDED | calls.MOUNT_ATTR_RDONLY), path)
-    for name in _HIDDEN_PROC:
+    for name in HIDDEN_PROC:
         if os.path.lexists(path := f"proc/{name}"):
             calls.attach_tree(calls.clone_tree("empty", calls.MOUNT_ATTR_RDONLY), path)
 

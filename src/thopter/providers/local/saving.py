@@ -20,6 +20,7 @@ from thopter.providers.local import carrying
 from thopter.providers.local.core import Core
 from thopter.providers.local.frames import Pipe, Reader
 from thopter.providers.local.maker import Maker, now_ms
+from thopter.providers.local.modes import must_be_ours
 from thopter.providers.local.record import STILL, Record, check_key
 from thopter.providers.local.saved import SavedBox
 
@@ -40,6 +41,7 @@ class Saving(Core):
                 return there.handle()
             async with self._lock(key):
                 record = await finish(self._require, key)
+                must_be_ours(record.isolation, "saved")
                 if not record.complete:
                     raise NotNow(f"box {key} is still being created")
                 saved = await finish(save, self._maker, record, snap, dict(tags))

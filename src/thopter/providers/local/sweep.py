@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from thopter.kit.linux import loop, procs
 from thopter.model.sockets import Leak
+from thopter.providers.local import way_container, way_none
 from thopter.providers.local.maker import Maker
 from thopter.providers.local.order import TITLE
 from thopter.providers.local.trees import remove_tree
@@ -37,6 +38,7 @@ def find(maker: Maker, known: frozenset[str], zygote: dict[str, Any], building: 
         *_saved(maker, known),
         *_goldens(maker, building),
         *_loops(maker),
+        *_ways(maker, known),
         *(
             Found(Leak(kind="netns", what=f"the zygote listens inside box {key}", key=key), None)
             for key in zygote.get("boxes", ())
@@ -76,7 +78,7 @@ def _processes(maker: Maker, known: frozenset[str], zygote: dict[str, Any]) -> I
         if title == ["thopter-zygote", maker.family] and pid not in forks:
             if int(zygote.get("pid", 0)) not in procs.ancestors(pid):
                 yield _process(pid, "a zygote that nobody can reach")
-        elif len(title) == 3 and title[0] == maker.family and procs.first_of_namespace(pid):
+        elif len(title) == 3 and title[0] == maker.family and _first(pid):
             _, kind, name = title
             if kind == "spare" and name not in accounted:
                 yield _process(pid, f"a spare builder's first process ({TITLE} {name})")
@@ -84,12 +86,30 @@ def _processes(maker: Maker, known: frozenset[str], zygote: dict[str, Any]) -> I
                 yield _process(pid, f"the first process of box {name}", name)
 
 
+def _first(pid: int) -> bool:
+    """A box's first process, or one that says so and is no better isolated than we are."""
+    return procs.first_of_namespace(pid) or not procs.in_namespace(pid)
+
+
+def _ways(maker: Maker, known: frozenset[str]) -> Iterator[Found]:
+    """What boxes have that other programs made, or nobody."""
+    records = {r.key for r in maker.records.all()}
+    for key in sorted(way_none.run_keys(maker.paths.runtime) - known - records):
+        folder = way_none.run_dir(maker.paths.runtime, key)
+        yield Found(Leak(kind="directory", what=str(folder), key=key), partial(remove_tree, folder))
+    for key, container in way_container.strays(maker.family, maker.paths.state).items():
+        if key not in known and key not in records:
+            leak = Leak(kind="process", what=f"container {container}", key=key)
+            yield Found(leak, partial(way_container.remove_stray, maker.family, maker.paths.state, key))
+
+
 def _process(pid: int, what: str, key: str = "") -> Found:
     try:
         start = procs.start_time(pid)
     except (OSError, IndexError):
         start = -1
-    return Found(Leak(kind="process", what=f"{pid}: {what}", key=key), partial(procs.kill, pid, start))
+    kill = procs.kill if procs.first_of_namespace(pid) else procs.kill_tree
+    return Found(Leak(kind="process", what=f"{pid}: {what}", key=key), partial(kill, pid, start))
 
 
 def _groups(maker: Maker, known: frozenset[str]) -> Iterator[Found]:

@@ -81,4 +81,9 @@ def close_the_door(filter_code: bytes) -> None:
     lower_rlimits()
     calls.prctl(calls.PR_SET_NO_NEW_PRIVS, 1)
     caps.drop_all_but(KEPT_CAPABILITIES)
+    bar_calls(filter_code)
+
+
+def bar_calls(filter_code: bytes) -> None:
+    """Put the seccomp policy into force; no_new_privs must be set."""
     seccomp.enforce(filter_code)

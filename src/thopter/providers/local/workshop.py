@@ -12,7 +12,7 @@ from typing import Protocol
 from thopter.kit.channel import BoxLink
 from thopter.kit.threads import finish
 from thopter.model.errors import NotFound, ProviderError
-from thopter.model.sockets import GoldenPart, Stream
+from thopter.model.sockets import GoldenPart, Places, Stream
 from thopter.providers.local import curated, flatten, goldens, npm
 from thopter.providers.local.maker import Maker, now_ms
 from thopter.providers.local.trees import remove_tree
@@ -24,8 +24,9 @@ _CHECK_S = 120.0
 class Bench(Protocol):
     """What the workshop needs of the provider: boxes from an unfinished golden."""
 
-    async def open_bench(self, key: str, golden: str) -> Stream:
-        """Make box ``key`` from the golden in folder ``golden``; return a channel to it."""
+    async def open_bench(self, key: str, golden: str) -> tuple[Stream, Places]:
+        """Make box ``key`` from the golden in folder ``golden``; return a channel to it, and where
+        things are in it."""
 
     async def close_bench(self, key: str) -> None:
         """End and remove it."""
@@ -64,39 +65,39 @@ async def build(
 
 
 @contextlib.asynccontextmanager
-async def _box(bench: Bench, golden: str) -> AsyncIterator[tuple[str, BoxLink]]:
+async def _box(bench: Bench, golden: str) -> AsyncIterator[tuple[str, BoxLink, str]]:
     key = "build-" + secrets.token_hex(6)
     try:
-        reader, writer = await bench.open_bench(key, golden)
+        (reader, writer), places = await bench.open_bench(key, golden)
         async with BoxLink.connect(reader, writer, timeout=30.0) as link:
-            yield key, link
+            yield key, link, places.opt
     finally:
         await bench.close_bench(key)
 
 
 async def _run_scripts(maker: Maker, bench: Bench, building: Path, parts: Sequence[GoldenPart]) -> None:
-    async with _box(bench, building.name) as (key, link):
+    async with _box(bench, building.name) as (key, link, opt):
         for part in parts:
-            prefix = f"/opt/thopter/{part.name}"
+            prefix = f"{opt}/{part.name}"
             argv = ["npm", "rebuild", "--global", "--prefix", prefix, "--no-audit", "--no-fund",
                     "--no-update-notifier", "--loglevel=error", "--foreground-scripts"]  # fmt: skip
             await _must(link, part, argv, _SCRIPTS_S, "its install scripts failed")
         folder = await finish(maker.end_processes, key)
         for part in parts:
             upper = folder / "root/upper/opt/thopter" / part.name
-            if upper.is_dir():
-                place = building / "root/opt/thopter" / part.name
+            place = building / "root/opt/thopter" / part.name
+            if upper.is_dir() and not upper.samefile(place):  # without isolation it was written itself
                 await finish(flatten.apply_upper, upper, place)
 
 
 async def _check(bench: Bench, building: Path, parts: Sequence[GoldenPart]) -> AsyncIterator[str]:
     if not any(part.check for part in parts):
         return
-    async with _box(bench, building.name) as (_, link):
+    async with _box(bench, building.name) as (_, link, opt):
         for part in parts:
             if part.check:
                 # Given relative to the part's own folder, as the socket says.
-                argv = [os.path.join("/opt/thopter", part.name, part.check[0]), *part.check[1:]]
+                argv = [os.path.join(opt, part.name, part.check[0]), *part.check[1:]]
                 said = await _must(link, part, argv, _CHECK_S, "it does not work")
                 yield f"{part.name}: checked ({said.splitlines()[0][:100] if said else 'ok'})"
 

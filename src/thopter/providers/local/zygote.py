@@ -21,8 +21,9 @@ from typing import NoReturn
 
 from thopter.kit import failpoint
 from thopter.kit.linux import calls, procs
-from thopter.providers.local import birth, outer, walls
+from thopter.providers.local import birth, outer, starting, walls
 from thopter.providers.local.fdline import Line, failure, send
+from thopter.providers.local.opening import listen_here
 from thopter.providers.local.order import Half
 
 _LOOK_AROUND_MS = 60_000.0
@@ -151,6 +152,12 @@ class Zygote:
             self._create(client, ask)
         elif op == "listen":
             self._listen(client, ask)
+        elif op == "start":
+            (log,) = client.fds
+            argv, groups, env = ask["argv"], ask["cgroups"], ask["env"]
+            if not (isinstance(argv, list) and isinstance(groups, list) and isinstance(env, dict)):
+                raise ValueError("start needs an argv, cgroups and an environment")
+            client.answer(starting.start(argv, groups, env, log))
         elif op == "adopt":
             fds = client.take_fds()
             self._keep(str(ask["key"]), _ports(ask), fds)
@@ -253,10 +260,11 @@ def listen_in(pid: int, start: int, ports: list[int]) -> dict[int, socket.socket
             user, net = outer.open_network(pid)
             if procs.start_time(pid) != start:
                 raise OSError(3, "the box is gone")
-            if user is not None:
-                calls.setns(user, calls.CLONE_NEWUSER)
-            calls.setns(net, calls.CLONE_NEWNET)
-            made = [birth.listen_here(p) for p in ports]
+            if not outer.same(net, "/proc/self/ns/net"):  # a box without isolation is where we are
+                if user is not None:
+                    calls.setns(user, calls.CLONE_NEWUSER)
+                calls.setns(net, calls.CLONE_NEWNET)
+            made = [listen_here(p) for p in ports]
             send(theirs, {}, [s.fileno() for s in made])
         except BaseException as e:  # noqa: BLE001 - told to the parent below
             send(theirs, failure(e))

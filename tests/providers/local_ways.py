@@ -1,0 +1,94 @@
+"""Which way of keeping boxes apart the tests of the local provider use, and running them in others.
+
+``THOPTER_TEST_ISOLATION`` names it; empty: whatever the provider takes by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import thopter
+from thopter.kit.linux import procs
+from thopter.kit.settings import Settings, Value
+
+SOURCE = Path(thopter.__file__).parent.parent
+HERE = Path(__file__).parent
+ASKED = os.environ.get("THOPTER_TEST_ISOLATION", "")
+_NEEDS = {"bubblewrap": "bwrap", "container": "podman"}
+
+
+def settings() -> Settings | None:
+    """What ``local.isolation`` is in this run."""
+    return Settings({"local.isolation": Value(ASKED, "test")}) if ASKED else None
+
+
+def need(way: str) -> None:
+    """Skip, saying so, where the program for this way is missing."""
+    tool = _NEEDS.get(way, "")
+    if tool and shutil.which(tool) is None:
+        pytest.skip(f"{tool} is not installed: nothing is shown of boxes made by it")
+
+
+@contextlib.contextmanager
+def home_of(user: int) -> Iterator[Path]:
+    """A folder of that user."""
+    folder = Path(tempfile.mkdtemp(prefix="thopter-u-", dir="/tmp"))
+    os.chown(folder, user, user)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def alive(user: int) -> list[str]:
+    """The processes of that user (no zombies: some first processes of machines do not reap)."""
+    found = []
+    for pid in procs.all_pids():
+        try:
+            if os.stat(f"/proc/{pid}").st_uid == user and not procs.stopped(pid):
+                found.append(" ".join(procs.command_line(pid)))
+        except OSError:
+            continue
+    return found
+
+
+def python() -> str:
+    """An interpreter that everybody may run and that takes the same packages."""
+    wanted = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    found = shutil.which(wanted, path="/usr/bin:/usr/local/bin")
+    if found is None:
+        pytest.skip(f"no {wanted} that an ordinary user may run")
+    return found
+
+
+def as_user(user: int, *what: str, way: str = "") -> str:
+    """Run tests (files and options of pytest) under a user id of nobody's; its output. They must
+    pass and leave no process."""
+    packages = [p for p in sys.path if p.endswith("site-packages")]
+    argv = ["setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups", python(), "-m", "pytest"]
+    with home_of(user) as home:
+        env = {
+            "PATH": "/usr/bin:/bin", "HOME": str(home), "TMPDIR": str(home), "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": ":".join([str(SOURCE), *packages]), "THOPTER_TEST_ISOLATION": way,
+        }  # fmt: skip
+        done = subprocess.run(
+            [*argv, *what, "-rs", "--basetemp", str(home / "t"), "-p", "no:xdist"],
+            cwd=HERE.parent.parent, env=env, capture_output=True, text=True, timeout=540, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+    assert "passed" in done.stdout
+    deadline = time.monotonic() + 30
+    while left := alive(user):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+    return done.stdout
