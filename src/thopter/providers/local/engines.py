@@ -101,11 +101,10 @@ def remove(engine: str, container: str) -> None:
             raise
 
 
-def containers(engine: str, family: str) -> dict[str, str]:
-    """Every container of ``family``: its box's key under its name."""
-    form = '{{.Names}} {{.Label "thopter.key"}}'
-    said = run(engine, "ps", "--all", "--filter", f"label=thopter.family={family}", "--format", form)
-    return dict(line.split(" ", 1) for line in said.splitlines() if " " in line)
+def containers(engine: str, family: str) -> list[str]:
+    """The names of all containers of ``family``."""
+    label = f"label=thopter.family={family}"
+    return run(engine, "ps", "--all", "--filter", label, "--format", "{{.Names}}").split()
 
 
 def remove_images(engine: str, family: str, but: str = "") -> None:

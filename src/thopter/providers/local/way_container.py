@@ -138,7 +138,7 @@ def end(record: Record) -> None:
 def strays(family: str, state: Path) -> dict[str, str]:
     """Containers of ours by the key of their box; empty where no engine was ever used."""
     engine = _marked(state)
-    return {key: c for c, key in engines.containers(engine, family).items()} if engine else {}
+    return {c.removeprefix(f"{family}-"): c for c in engines.containers(engine, family)} if engine else {}
 
 
 def dismantle(family: str, state: Path) -> None:
