@@ -17,6 +17,7 @@ import pytest
 from local_lab import Lab, outside
 
 from thopter.kit.linux import caps
+from thopter.model.nouns import Isolation
 from thopter.model.sockets import BoxHandle
 from thopter.providers.local import mask, modes, walls
 
@@ -224,6 +225,8 @@ def test_a_box_sees_its_own_processes_only(lab: Lab, one: BoxHandle) -> None:
 
 @pytest.mark.root  # an ordinary user's box must stay enterable from outside, so it is dumpable
 def test_boxd_is_out_of_reach_of_a_debugger_though_debuggers_work(lab: Lab, one: BoxHandle) -> None:
+    if one.isolation not in modes.OURS:
+        pytest.skip(f"boxd was started inside by {one.isolation}, so the box's root may debug it")
     probe = """
     import ctypes, errno, json, os, subprocess
     libc = ctypes.CDLL(None, use_errno=True)
@@ -257,7 +260,7 @@ def test_no_secret_of_the_machine_is_readable(
         for path in planted:
             path.write_text(canary)
         lab.sh(two.key, f"echo {canary} | tee /canary /root/canary /tmp/canary /dev/shm/canary")
-        assert neighbour.exists()
+        assert neighbour.exists() or one.isolation is Isolation.CONTAINER  # which keeps it elsewhere
         lab.sh(one.key, f"echo {canary} > /var/tmp/own")
         everywhere = f"grep -rlsI {canary} / --exclude-dir=proc --exclude-dir=sys --exclude-dir=usr"
         by_name = f"cat {' '.join(map(str, [*planted, neighbour]))} 2>/dev/null"

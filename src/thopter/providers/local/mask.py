@@ -9,10 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import time
 from pathlib import Path
+from typing import Any
 
 from thopter.model.errors import Refused
 
+_SEEN_S = 3600.0
+_seen: dict[str, Any] = {}
 _ALWAYS = ("local/etc",)  # configuration of the machine, not programs
 
 
@@ -43,6 +47,13 @@ def hidden(top: str = "/usr") -> list[str]:
                 elif not (stat.S_ISREG(info.st_mode) and info.st_mode & 0o004):
                     found.append(entry.path[cut:])
     return sorted(set(found))
+
+
+def hidden_now() -> list[str]:
+    """The same as absolute paths, looked up at most once an hour in this process."""
+    if _seen.get("at", -_SEEN_S) + _SEEN_S < time.monotonic() or "paths" not in _seen:
+        _seen.update(at=time.monotonic(), paths=[f"/usr/{path}" for path in hidden()])
+    return list(_seen["paths"])
 
 
 def digest(paths: list[str]) -> str:

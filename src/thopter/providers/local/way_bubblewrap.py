@@ -28,9 +28,6 @@ class Bubblewrap:
 
     isolation: ClassVar[Isolation] = Isolation.BUBBLEWRAP
 
-    def __init__(self) -> None:
-        self._hidden: list[str] | None = None
-
     def check(self) -> None:
         """bwrap and a Python for it must be there."""
         _bwrap()
@@ -64,8 +61,6 @@ class Bubblewrap:
         """Copy the golden."""
         copy_golden(job.golden, job.upper, job.bench)
         write_names(job.upper / "etc", job.record.name)
-        if self._hidden is None:
-            self._hidden = mask.hidden()
 
     def argv(self, job: Job) -> list[str]:
         """The whole policy: what is bound, what is hidden, what is not shared."""
@@ -78,7 +73,9 @@ class Bubblewrap:
         ]  # fmt: skip
         if not os.stat(tool).st_mode & stat.S_ISUID:
             words += ["--cap-add", "ALL"]  # within its user namespace; first.py drops all but a few
-        words += ["--bind", str(job.upper), "/", "--ro-bind", "/usr", "/usr", *self._masked()]
+        words += ["--bind", str(job.upper), "/", "--ro-bind", "/usr", "/usr"]
+        for path in mask.hidden_now():
+            words += ["--tmpfs", path] if os.path.isdir(path) else ["--ro-bind", "/dev/null", path]
         if not job.bench:
             words += ["--ro-bind", str(job.golden / "opt/thopter"), "/opt/thopter"]
         words += ["--ro-bind", str(job.golden / "sys"), "/sys", "--proc", "/proc"]
@@ -96,13 +93,6 @@ class Bubblewrap:
             "--ro-bind", str(job.app), _APP, "--ro-bind", str(job.door), _DOOR, "--chdir", "/", "--",
         ]  # fmt: skip
         return [*words, *job.program(box_python(), _APP, _DOOR)]
-
-    def _masked(self) -> list[str]:
-        words: list[str] = []
-        for path in self._hidden or ():
-            whole = f"/usr/{path}"
-            words += ["--tmpfs", whole] if os.path.isdir(whole) else ["--ro-bind", "/dev/null", whole]
-        return words
 
 
 def _bwrap() -> str:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from thopter.model.nouns import Isolation
 from thopter.model.sockets import Places
-from thopter.providers.local import engines, walls
+from thopter.providers.local import engines, mask, walls
 from thopter.providers.local.record import Record
 from thopter.providers.local.uids import SIZE
 from thopter.providers.local.way import Job, box_python, copy_tree, write_names
@@ -72,6 +72,7 @@ class Container:
         engines.image(self._engine, self._family, job.base.name, job.base / "root", job.folder)
         etc = job.folder / "etc"
         etc.mkdir()
+        (job.folder / "empty").mkdir()
         write_names(etc, job.record.name)
         (etc / "resolv.conf").write_bytes((job.golden / "etc/resolv.conf").read_bytes())
         if job.bench:
@@ -114,6 +115,9 @@ class Container:
             (str(job.app), _APP, "ro"), (str(job.door), _DOOR, "ro"),
             *((str(etc / n), f"/etc/{n}", "ro") for n in ("hosts", "hostname", "resolv.conf")),
         ]  # fmt: skip
+        for path in mask.hidden_now():
+            cover = str(job.folder / "empty") if os.path.isdir(path) else "/dev/null"
+            binds.append((cover, path, "ro"))
         for source, target, how in binds:
             words += ["--volume", f"{source}:{target}:{how}"]
         return [
