@@ -199,7 +199,7 @@ class Launcher:
         live, link, run = await self._at(args)
         agent = self.deps.agents[args.agent]
         ctx = launch_context(run, live.box, args.settings, args.token)
-        files = (*status_tool.files(), *agent.prepare(ctx))
+        files = (*status_tool.files(places_of(live.box)), *agent.prepare(ctx))
         for file in files:
             await link.put(file.path, file.content, mode=file.mode)
         if run.prompt:

@@ -6,9 +6,7 @@ with the box's own token, which opens nothing else.
 
 from __future__ import annotations
 
-from thopter.model.sockets import FileSpec
-
-PATH = "/usr/local/bin/thopter-status"
+from thopter.model.sockets import FileSpec, Places
 
 SCRIPT = r"""#!/bin/bash
 # thopter-status: tell the people who watch this thopter how the work goes.
@@ -73,6 +71,7 @@ fail "not taken: ${body:-$status}" 1
 """
 
 
-def files() -> tuple[FileSpec, ...]:
+def files(places: Places) -> tuple[FileSpec, ...]:
     """The program, for every agent and every provider."""
-    return (FileSpec(path=PATH, content=SCRIPT.encode(), mode=0o755),)
+    script = SCRIPT.replace(Places().run, places.run)
+    return (FileSpec(path=f"{places.bin}/thopter-status", content=script.encode(), mode=0o755),)

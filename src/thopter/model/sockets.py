@@ -45,6 +45,8 @@ class Places(Struct, frozen=True, kw_only=True):
     home: str = "/root"
     work: str = "/work"
     opt: str = "/opt/thopter"
+    bin: str = "/usr/local/bin"  # where a program of ours can be put
+    run: str = "/run/thopter"  # boxd's own
     ports: Mapping[str, int] = field(default_factory=dict)
 
     def port(self, wanted: int) -> int:

@@ -17,6 +17,8 @@ from thopter.model.nouns import Isolation
 from thopter.model.sockets import Places
 from thopter.providers.local.record import Record
 
+OWN_BIN = "/root/.local/bin"  # where /usr can't be written
+
 
 class Job(Struct, frozen=True, kw_only=True):
     """One box about to be made by a :class:`Way`. ``folder`` is its own; ``golden`` the root to start

@@ -12,13 +12,14 @@ import shutil
 import stat
 from typing import Any, ClassVar
 
+from thopter.boxd.config import DEFAULT_PATH
 from thopter.model.errors import ProviderError
 from thopter.model.nouns import Isolation
 from thopter.model.sockets import Places
 from thopter.providers.local import mask
 from thopter.providers.local.record import Record
 from thopter.providers.local.rootfs import HIDDEN_PROC, READ_ONLY_PROC
-from thopter.providers.local.way import Job, box_python, copy_golden, write_names
+from thopter.providers.local.way import OWN_BIN, Job, box_python, copy_golden, write_names
 
 _APP, _DOOR = "/run/thopter-first.pyz", "/run/thopter-door"
 
@@ -38,12 +39,12 @@ class Bubblewrap:
         return ()
 
     def places(self, key: str) -> Places:
-        """The usual ones."""
-        return Places()
+        """The usual ones, but /usr is read-only."""
+        return Places(bin=OWN_BIN)
 
     def config(self, record: Record) -> dict[str, Any]:
-        """Nothing unusual."""
-        return {}
+        """Programs put into the box are found."""
+        return {"path": f"{OWN_BIN}:{DEFAULT_PATH}"}
 
     def ends(self) -> bool:
         """bwrap waits as long as the box lives."""

@@ -12,12 +12,13 @@ import resource
 from pathlib import Path
 from typing import Any, ClassVar
 
+from thopter.boxd.config import DEFAULT_PATH
 from thopter.model.nouns import Isolation
 from thopter.model.sockets import Places
 from thopter.providers.local import engines, mask, walls
 from thopter.providers.local.record import Record
 from thopter.providers.local.uids import SIZE
-from thopter.providers.local.way import Job, box_python, copy_tree, write_names
+from thopter.providers.local.way import OWN_BIN, Job, box_python, copy_tree, write_names
 
 _APP, _DOOR = "/run/thopter-first.pyz", "/run/thopter-door"
 MARK = "container-engine"  # in the state folder: the engine in use, so that a sweep asks it too
@@ -47,12 +48,12 @@ class Container:
         return (self._engine, self._family)
 
     def places(self, key: str) -> Places:
-        """The usual ones."""
-        return Places()
+        """The usual ones, but /usr is read-only."""
+        return Places(bin=OWN_BIN)
 
     def config(self, record: Record) -> dict[str, Any]:
-        """Nothing unusual."""
-        return {}
+        """Programs put into the box are found."""
+        return {"path": f"{OWN_BIN}:{DEFAULT_PATH}"}
 
     def ends(self) -> bool:
         """The command ends once the container runs."""

@@ -38,7 +38,10 @@ class PlainFolder:
     def places(self, key: str) -> Places:
         """Folders of the machine."""
         top = self._pool / key / "root/upper"
-        return Places(home=str(top / "root"), work=str(top / "work"), opt=str(top / "opt/thopter"))
+        return Places(
+            home=str(top / "root"), work=str(top / "work"), opt=str(top / "opt/thopter"),
+            bin=str(top / "root/.local/bin"), run=str(run_dir(self._runtime, key)),
+        )  # fmt: skip
 
     def config(self, record: Record) -> dict[str, Any]:
         """boxd's own folders, and who the box's processes are."""
