@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, structs
 
 from thopter.fleet.deps import Deps
+from thopter.fleet.places import places_of
 from thopter.fleet.ports import GIT_PORT, HOME
 from thopter.flow.engine import FlowContext
 from thopter.kit.channel import BoxLink
@@ -133,7 +134,7 @@ class Furnisher:
         name, email = self.deps.identity
         branch = f"thopter/{live.box.name}"
         for ref in repos_of(run):
-            url = f"http://127.0.0.1:{GIT_PORT}/r/{ref.slug}.git"
+            url = f"http://127.0.0.1:{places_of(live.box).port(GIT_PORT)}/r/{ref.slug}.git"
             script = _CLONE.format(dir=shlex.quote(ref.folder or run.cwd))
             result = await link.exec(
                 ["/bin/sh", "-c", script, "sh", url, ref.base, branch, name, email, live.box.id],
@@ -152,20 +153,20 @@ class Furnisher:
         pairs = {**args.settings.get("env", {}), **who}
         text = "# Written by thopter when this box was made.\n"
         text += "".join(f"export {k}={shlex.quote(v)}\n" for k, v in pairs.items())
-        await link.put(ENV_FILE, text.encode("utf-8", "surrogateescape"), mode=0o600)
+        await link.put(places_of(live.box).at(ENV_FILE), text.encode("utf-8", "surrogateescape"), mode=0o600)
         done = await link.exec(["/bin/sh", "-c", _SOURCED, "sh", _SOURCE], timeout=60.0)
         if done.exit != 0:
             raise ProviderError("the box's shell profile could not be written")
 
     async def upload(self, args: FlyArgs, flow: str) -> dict[str, Any]:
         """Write the uploads, in order, over whatever is there."""
-        _live, link, _run = await self._at(args)
+        live, link, _run = await self._at(args)
         for staged in args.uploads:
             try:
                 content = self.stage.content(flow, staged.number)
             except FileNotFoundError:
                 raise NotFound(f"the upload for {staged.path} is gone from the hub's state folder") from None
-            await link.put(staged.path, content, mode=staged.mode)
+            await link.put(places_of(live.box).at(staged.path), content, mode=staged.mode)
         return {"files": len(args.uploads)}
 
     async def post_create(self, ctx: FlowContext, args: FlyArgs) -> dict[str, Any]:

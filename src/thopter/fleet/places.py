@@ -17,8 +17,11 @@ def places_of(box: Box) -> Places:
 
 
 def move_run(run: Run, places: Places) -> Run:
-    """The run with its folder where the box really has it. Idempotent."""
-    usual = Places().work
-    if places.work == usual or not (run.cwd == usual or run.cwd.startswith(usual + "/")):
+    """The run with its folders where the box really has them. Idempotent."""
+    if places.at(Places().work) == Places().work:
         return run
-    return structs.replace(run, cwd=places.work + run.cwd.removeprefix(usual))
+    repo = run.repo
+    if repo is not None:
+        beside = tuple(structs.replace(r, folder=places.at(r.folder)) for r in repo.beside)
+        repo = structs.replace(repo, folder=places.at(repo.folder), beside=beside)
+    return structs.replace(run, cwd=places.at(run.cwd), repo=repo)

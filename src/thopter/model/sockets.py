@@ -53,6 +53,13 @@ class Places(Struct, frozen=True, kw_only=True):
         """The port that stands for ``wanted`` in this box."""
         return self.ports.get(str(wanted), wanted)
 
+    def at(self, path: str) -> str:
+        """Where a path below the usual home or work folder really is; others are as they are."""
+        for usual, here in (("/root", self.home), ("/work", self.work)):
+            if path == usual or path.startswith(usual + "/"):
+                return here + path.removeprefix(usual)
+        return path
+
 
 class BoxHandle(Struct, frozen=True, kw_only=True):
     """What the provider says of a box. ``memory`` is its opaque note, stored by the hub."""
