@@ -72,7 +72,7 @@ def _borrow(state: Path) -> None:
 
 def _lend(state: Path) -> None:
     cache, shelf = _cache(), Shelf(state / "goldens")
-    if cache.exists() or shelf.read(GOLDEN) is None or set(shelf.names()) != {GOLDEN}:
+    if cache.exists() or shelf.read(GOLDEN) is None or set(shelf.names()) != {GOLDEN} or shelf.unused(()):
         return
     fresh = Path(tempfile.mkdtemp(prefix="thopter-t-"))
     try:

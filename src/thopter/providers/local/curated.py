@@ -117,6 +117,21 @@ def make_root(root: Path) -> None:
         (root / name).chmod(mode)
 
 
+def complete(root: Path) -> None:
+    """Give a root that somebody else made what every box needs: the places of its mounts, boxd's own
+    folder. Nothing that is there is changed but links in their way."""
+    for name in ("dev", "proc", "run", "sys", "tmp", "opt", "opt/thopter", "root", "var", "var/lib",
+                 "var/lib/thopter", "etc", "home", "work"):  # fmt: skip
+        place = root / name
+        if place.is_symlink() or (place.exists() and not place.is_dir()):
+            place.unlink()
+        if not place.exists():
+            place.mkdir()
+            place.chmod(0o700 if name in ("root", "var/lib/thopter") else 0o755)
+    if not any((root / "sys").iterdir()):
+        _sys(root / "sys")
+
+
 def _copy(source: str, target: str) -> None:
     """Copy what everybody may read; links stay links; no owner, no device, no socket."""
     found = os.lstat(source)

@@ -247,8 +247,13 @@ class Maker:
             "folder": str(folder.relative_to(self.paths.state)),
             "tmp_bytes": max(memory // 2, 64 << 20), "shm_bytes": max(min(memory // 4, _GIB), 16 << 20),
             "processes": 0 if "pids" in self.groups.limits else record.limits.pids,
-            "ports": list(record.ports), "config": config,
+            "ports": list(record.ports), "config": config, "whole": self.whole(record.golden),
         }  # fmt: skip
+
+    def whole(self, golden: str) -> bool:
+        """True when that golden (by digest) has its own /usr."""
+        found = self.shelf.read_digest(golden)
+        return found is not None and found.whole
 
     def confirm(self, record: Record, pid: int, start: int) -> Record:
         """The box lives: say so in its record (the caller makes it durable)."""

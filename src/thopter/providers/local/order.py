@@ -43,6 +43,7 @@ class Order:
     """The other half. Folders exist already and belong to the right ids; their paths are relative
     to the state folder (so that a box's /proc/mounts does not tell where that is).
 
+    ``whole``: the golden has its own /usr.
     ``processes``: limit them by rlimit (0: a control group does). ``config`` goes to boxd unread.
     """
 
@@ -55,6 +56,7 @@ class Order:
         self.tmp_bytes = _number(raw, "tmp_bytes")
         self.shm_bytes = _number(raw, "shm_bytes")
         self.processes = _number(raw, "processes")
+        self.whole = raw.get("whole") is True
         ports = raw.get("ports")
         self.ports = [int(p) for p in ports] if isinstance(ports, list) else []
         config = raw.get("config")

@@ -94,7 +94,8 @@ class LocalProvider(Saving, Resting):
 
         For tests and for removing thopter from a machine; the state folder itself stays.
         """
-        await self.sweep(frozenset())
+        for _ in range(2):  # goldens are held by boxes and snapshots
+            await self.sweep(frozenset())
         await self._nursery.stop()
         await finish(self._maker.dismantle)
 

@@ -89,10 +89,11 @@ def assemble(half: Half, order: Order, userns: int, files: int) -> None:
     namespace, by which the shared read-only layers are idmapped; ``files`` does it for its own."""
     idmap = userns if half.idmapped else -1
     calls.attach_tree(calls.clone_tree("state/goldens", _GUARDED, idmap), "golden")
-    calls.attach_tree(calls.clone_tree("usr", _GUARDED, idmap), "lower")
     calls.attach_tree(calls.clone_tree(f"state/{order.folder}", 0, files), "files")
     _overlay(half, order, "root", "root", f"golden/{order.golden}/root")
-    _overlay(half, order, "usr", "root/usr", f"golden/{order.mask}:lower")
+    if not order.whole:
+        calls.attach_tree(calls.clone_tree("usr", _GUARDED, idmap), "lower")
+        _overlay(half, order, "usr", "root/usr", f"golden/{order.mask}:lower")
     frozen = _GUARDED | calls.MOUNT_ATTR_RDONLY | calls.MOUNT_ATTR_NOEXEC
     calls.attach_tree(calls.clone_tree("root/sys", frozen), "root/sys")
     for name in ("proc", "dev", "run"):

@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from thopter.kit import failpoint
 from thopter.kit.linux import calls
 from thopter.kit.threads import finish
-from thopter.model.errors import NotNow, ProviderError, TimedOut, Unsupported
+from thopter.model.errors import NotNow, ProviderError, TimedOut
 from thopter.model.sockets import SnapshotHandle
-from thopter.providers.local import carrying
+from thopter.providers.local import building, carrying
 from thopter.providers.local.core import Core
 from thopter.providers.local.frames import Pipe, Reader
 from thopter.providers.local.maker import Maker, now_ms
@@ -83,11 +83,20 @@ class Saving(Core):
                 raise e.exceptions[0] from None
             return work.result().handle()
 
-    def build_snapshot(
+    async def build_snapshot(
         self, snap: str, source: str, packages: Sequence[str], tags: Mapping[str, str]
     ) -> AsyncIterator[str]:
-        """Not yet."""
-        raise Unsupported("snapshots of local boxes can't be built yet")
+        """Make ``snap`` with a whole root of its own (see ``building.py``). Idempotent on ``snap``."""
+        check_key(snap)
+        async with self._lock(SNAP_LOCK + snap):
+            there = await finish(self._maker.saved.read, snap)
+            if there is not None and there.complete:
+                return
+            await self._warm_up()
+            lines = building.build(self._maker, snap, source, packages, dict(tags))
+            async with contextlib.aclosing(lines):
+                async for line in lines:
+                    yield line
 
 
 async def _pour(body: AsyncIterator[bytes], pipe: Pipe) -> None:
