@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hub_support import HubProcess, hub_process, short_folder
+
+sys.path.append(str(Path(__file__).parent.parent / "cli"))  # the command line in a terminal
 
 
 @pytest.fixture(scope="module")
