@@ -319,6 +319,8 @@ def test_own_instructions_take_their_place_and_are_checked_before_anything_is_ma
         assert "wasp" not in [v["name"] for v in talk.json("status")]
         own.write_text("# House rules\nSay please to wasps.\n")
         repo = talk.repo("wasps", {"CLAUDE.md": "# Ours\nWasps are black and yellow.\n"})
+        absent = talk.run("run", "-d", "--instructions", "none.md", "x", check=False)
+        assert absent.returncode == 3 and "none.md" in absent.stderr
         talk.run("run", "-d", "--repo", str(repo), "--name", "wasp", "script:eight for wasps", timeout=300)
     finally:
         talk.run("config", "unset", "agents.claude.instructions")

@@ -31,6 +31,8 @@ def furnish_options(command: Any) -> Any:
                      help="Put a file or folder of this machine into the box; may be repeated."),
         click.option("--post-create", expose_value=False, callback=_keep, metavar="COMMAND",
                      help="Run this in the new box first; when it fails, the box is not made."),
+        click.option("--instructions", expose_value=False, callback=_keep, metavar="FILE",
+                     help="Tell the agent this in place of thopter's own words on its box (CLAUDE.md)."),
     )):  # fmt: skip
         command = option(command)
     return command
@@ -61,10 +63,24 @@ def furnishing(app: App, local_setting: Callable[[str], str]) -> Furnishing:
         checkouts=[_checkout(app, text) for text in checkouts],
         uploads=_uploads(app),
         post_create=option("post_create") or local_setting("box.post_create"),
+        instructions=_instructions(app, local_setting),
         limits={
             k: parse(f"box.{k}", v, "setting").value for k in _LIMITS if (v := local_setting(f"box.{k}"))
         },
     )
+
+
+def _instructions(app: App, local_setting: Callable[[str], str]) -> str:
+    """The text of the option's file, or of the setting's where only this process knows that."""
+    from thopter.kit.instructions import read_instructions
+
+    given = option("instructions")
+    if given:
+        return read_instructions(str(Path(given).expanduser().absolute()), "--instructions")
+    agent = click.get_current_context().params.get("agent") or app.settings.get("agents.default")
+    key = f"agents.{agent}.instructions"
+    found = local_setting(key)
+    return read_instructions(str(Path(found).expanduser().absolute()), key) if found else ""
 
 
 def _checkout(app: App, text: str) -> Checkout:

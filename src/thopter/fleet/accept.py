@@ -16,11 +16,11 @@ from msgspec import Struct, convert, structs
 from thopter.fleet.deps import Deps, request_mark
 from thopter.fleet.facts import snapshot_ready
 from thopter.fleet.furnish import WORK, Stage, check_uploads
-from thopter.fleet.instructions import read_instructions
 from thopter.fleet.launch import FlyArgs, new_limits, new_token
 from thopter.fleet.lease import new_lease
 from thopter.fleet.ports import HOME
 from thopter.fleet.tell import check_text
+from thopter.kit.instructions import read_instructions
 from thopter.kit.names import friendly
 from thopter.kit.settings import parse
 from thopter.model.api import Accepted, RunRequest
@@ -116,7 +116,8 @@ class Acceptor:
         """What the agent of this run is told, as things are now."""
         settings = self.deps.settings.section(f"agents.{req.agent}")
         settings |= {k: v for k, v in (("permission_mode", req.permission_mode), ("model", req.model)) if v}
-        own = read_instructions(str(settings.pop("instructions", "")), f"agents.{req.agent}.instructions")
+        path, own = str(settings.pop("instructions", "")), req.furnishing.instructions
+        own = own or read_instructions(path, f"agents.{req.agent}.instructions")
         settings |= {"instructions_text": own} if own else {}
         settings["env"] = {v.name: v.value for v in await self.deps.store.variables.all()}
         return settings
