@@ -12,9 +12,10 @@ at this terminal. Your folder is `{cwd}`.
 
 - **You are root here, and only here.** Install, start, change and delete what the task needs; nothing
   outside this box can be touched from it.
-- **There is no internet.** Only two things can be reached: the model you run on, and the git remote
-  `origin` of the repository, if there is one. Do not wait for downloads; work with what is here, and say
-  what is missing.
+- **There is no open internet.** The model you run on and the git remote `origin` of the repository (if
+  there is one) can be reached. Anything else only by the proxy in `HTTPS_PROXY`, where that is set, and
+  only what the operator allows. Do not wait for downloads that are refused; work with what is here, and
+  say what is missing.
 - **Git.** Your branch is `thopter/{name}`; commit your work on it, in small commits with clear messages.
   It is the only branch that can be pushed. What you commit is taken home from it; what you do not commit
   can be lost.
