@@ -54,6 +54,10 @@ def set_(app: App, key: str, value: str) -> None:
 
     key = _present_name(app, key)
     parsed = parse(key, value, "given").value
+    if key == "profile" and parsed:
+        from thopter.kit.settings import load
+
+        load(app.paths.config_file, {}, _project(), {"profile": parsed})  # one that is not there is told now
     write_setting(app.paths, key, parsed)
     app.out(f"{key} = {_shown(parsed)}")
     _mention_winner(app, key)

@@ -57,7 +57,8 @@ def set_(app: App, name: str, value: str | None) -> None:
     check_variable(name, value or "")
     if value is None:
         if app.asks():
-            value = str(click.prompt(f"Value of {name} (not shown)", hide_input=True, err=True, default=""))
+            words = f"Value of {name} (not shown)"
+            value = str(click.prompt(words, hide_input=True, err=True, default="", show_default=False))
         else:
             value = sys.stdin.read(_FILE_MAX).removesuffix("\n")
     _set(app, {name: value})
