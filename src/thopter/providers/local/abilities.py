@@ -82,6 +82,10 @@ def caps(maker: Maker, mode: Mode | None, problems: dict[str, str]) -> Caps:
     facets = {"suspends", "goldens"} | (set() if mode.isolation is Isolation.NONE else {"confines"})
     if mode.ours:
         facets |= {"snapshots", "stops"}
+        if not maker.pool.subvolumes:
+            missing["sharing"] = (
+                "snapshots and boxes made from them are whole copies: the pool is not on btrfs"
+            )
     else:
         missing["snapshots"] = f"boxes of isolation {mode.isolation} can't be saved, stopped or forked"
     return Caps(
