@@ -20,6 +20,7 @@ from thopter.cli.top_feed import feed
 from thopter.cli.transcript import Style, draw
 from thopter.kit.sanitize import one_line
 from thopter.mesh.client import HubClient
+from thopter.mesh.saved import Saved
 from thopter.model.api import TellRequest, ThopterDetail, ThopterView
 from thopter.model.errors import ThopterError
 from thopter.model.nouns import Entry
@@ -220,6 +221,8 @@ class TopApp(App[None]):
         view = next((v for v in self._views if v.name == name), None)
         if view is not None and view.box_state == "frozen":
             self._do(f"{name} goes on", lambda c: c.thaw(name))
+        elif view is not None and view.box_state in ("suspended", "stopped"):
+            self._do(f"{name} is being resumed", lambda c: Saved(c).resume(name))
         else:
             self._do(f"{name} is frozen", lambda c: c.freeze(name))
 
