@@ -28,6 +28,7 @@ from thopter.fleet.pumps import pump, remember_words
 from thopter.fleet.reconcile import reconcile
 from thopter.fleet.saving import Saver
 from thopter.fleet.supervise import Nursery
+from thopter.fleet.turnstile import Turnstile
 from thopter.kit.channel import BoxLink
 from thopter.model.errors import ThopterError
 from thopter.model.events import Event
@@ -57,6 +58,7 @@ class Crew:
         self._acceptor = acceptor
         self.before_flows: list[Callable[[frozenset[str]], Awaitable[None]]] = []
         self.saver = Saver(deps)
+        self.turnstile = Turnstile(deps.engine)
         launcher, destroyer = Launcher(deps), Destroyer(deps, self.saver)
         deps.engine.register("fly", launcher.fly, FlyArgs)
         deps.engine.register("destroy", destroyer.destroy, DestroyArgs)

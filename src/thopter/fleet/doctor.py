@@ -63,7 +63,7 @@ async def _boxes(deps: Deps) -> list[Check]:
                     name=f"thopter {box.name}",
                     level="warn",
                     text=f"lost: {box.problem}",
-                    fix=f"thopter destroy {box.name}",
+                    fix=f"thopter resume {box.name}",
                 )
             )
         elif box.state is BoxState.READY and box.id not in served:

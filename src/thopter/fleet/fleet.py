@@ -142,8 +142,9 @@ class Fleet:
         box = await self._find(name)
         if box.state is BoxState.CREATING:
             raise NotNow(f"{box.name} is still being created", hint=f"wait for it: 'thopter wait {box.name}'")
-        flow = await self._end_flow(box.id)
-        await self.deps.engine.submit("destroy", DestroyArgs(box=box.id, name=box.name), flow_id=flow)
+        async with self._crew.turnstile.through(box.id, box.name, "destroy"):
+            flow = await self._end_flow(box.id)
+            await self.deps.engine.submit("destroy", DestroyArgs(box=box.id, name=box.name), flow_id=flow)
         return Accepted(flow=flow, name=box.name, box=box.id)
 
     async def _end_flow(self, key: str) -> str:

@@ -68,7 +68,9 @@ class Rewinder:
             box=box.id, name=box.name, snap=target.id, before=before.id, run=ids.run, was=run.id,
             session=str(uuid.uuid5(uuid.NAMESPACE_URL, "thopter:" + stem)),
         )  # fmt: skip
-        await self.deps.engine.submit("rewind", args, flow_id=ids.flow)
+        if not await self.deps.engine.knows(ids.flow):  # else this very request was accepted before
+            async with self.deps.crew.turnstile.through(box.id, box.name):
+                await self.deps.engine.submit("rewind", args, flow_id=ids.flow)
         return RewindAccepted(flow=ids.flow, name=box.name, checkpoint=target.id, before=before.id)
 
     # ---------------------------------------------------------------------------------- flow

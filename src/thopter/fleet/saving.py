@@ -3,6 +3,7 @@ older one) and ``build`` (from a distribution or an image). Recorded before made
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import Any
 
@@ -10,11 +11,13 @@ from msgspec import Struct, structs
 
 from thopter.fleet.deps import Deps
 from thopter.flow.engine import FlowContext
-from thopter.model.errors import NotFound, NotNow, ProviderError, Unsupported
+from thopter.model.errors import NotFound, NotNow, ProviderError, ThopterError, Unsupported
 from thopter.model.events import Event
 from thopter.model.nouns import Box, BoxState, Snapshot, SnapshotKind, SnapshotState
 from thopter.model.sockets import SnapshotHandle, Snapshots
 from thopter.store.store import Tx
+
+log = logging.getLogger(__name__)
 
 
 class SaveArgs(Struct, frozen=True, kw_only=True):
@@ -171,19 +174,25 @@ async def describe(deps: Deps, box: Box, kind: SnapshotKind, stem: str, now_ms: 
 
 async def mend(deps: Deps, saver: Saver, in_flow: frozenset[str]) -> None:
     """After a start of the hub: finish drops, drop what nobody finishes making, and mark as lost what
-    its provider does not have any more. ``in_flow``: ids that unfinished flows work on."""
-    records = await deps.store.snapshots.all()
+    its provider does not have any more. ``in_flow``: ids that unfinished flows work on. What can't be
+    done is logged and stays recorded; the next start tries again."""
     there: dict[str, set[str]] = {}
     for name, provider in deps.providers.items():
         if isinstance(provider, Snapshots):
-            there[name] = {h.id for h in await provider.snapshots()}
-    for record in records:
+            try:
+                there[name] = {h.id for h in await provider.snapshots()}
+            except ThopterError as e:
+                log.error("provider %s can't list what it saved: %s", name, e.message)
+    half = (SnapshotState.MAKING, SnapshotState.DROPPING)
+    for record in await deps.store.snapshots.all():
         if record.id in in_flow:
             continue
-        if record.state in (SnapshotState.MAKING, SnapshotState.DROPPING) or record.kind is SnapshotKind.FORK:
-            await saver.drop(record.id)
-        elif record.provider in there and (record.id in there[record.provider]) != (
-            record.state is SnapshotState.READY
-        ):
+        if record.state in half or record.kind is SnapshotKind.FORK:
+            try:
+                await saver.drop(record.id)
+            except ThopterError as e:
+                log.error("the saved box %s can't be removed: %s", record.id, e.message)
+        elif record.provider in there:
             state = SnapshotState.READY if record.id in there[record.provider] else SnapshotState.LOST
-            await deps.store.snapshots.update(structs.replace(record, state=state))
+            if state is not record.state:
+                await deps.store.snapshots.update(structs.replace(record, state=state))

@@ -6,6 +6,7 @@ import uuid
 
 from msgspec import structs
 
+from thopter.fleet.accept import Ids
 from thopter.fleet.awake import RestartArgs, StopArgs, WakeArgs, Waker, record_state, stopper
 from thopter.fleet.deps import Deps
 from thopter.fleet.lease import ON_IDLE, new_lease, renewed
@@ -47,8 +48,9 @@ class Sleep:
         provider = self.deps.providers[box.provider]
         if not isinstance(provider, Suspends):
             raise Unsupported(f"boxes of provider {provider.name} can't be frozen")
-        await provider.freeze(box.id)
-        box = await self._record(box, BoxState.SUSPENDED)
+        async with self.deps.crew.turnstile.through(box.id, box.name):
+            await provider.freeze(box.id)
+            box = await self._record(box, BoxState.SUSPENDED)
         freed = await provider.reclaim(box.id) if isinstance(provider, Stops) else 0
         return SuspendResult(name=box.name, state=box.state, reclaimed=freed)
 
@@ -63,9 +65,10 @@ class Sleep:
     async def _to_disk(self, box: Box) -> SuspendResult:
         stopper(self.deps, box)
         run = await self.deps.crew.run_of(box.id)
-        flow = await self.attempt(f"flow_stop_{box.id}")
         args = StopArgs(box=box.id, name=box.name, run=run.id if run else "")
-        await self.deps.engine.submit("stop", args, flow_id=flow)
+        async with self.deps.crew.turnstile.through(box.id, box.name, "stop"):
+            flow = await self.attempt(f"flow_stop_{box.id}")
+            await self.deps.engine.submit("stop", args, flow_id=flow)
         return SuspendResult(name=box.name, state=box.state, flow=flow)
 
     # -------------------------------------------------------------------------------- resume
@@ -82,20 +85,25 @@ class Sleep:
 
     async def wake(self, box: Box, run: Run) -> Accepted:
         """Start (or join) the flow that wakes a box."""
-        flow = await self.attempt(f"flow_wake_{box.id}")
-        args = WakeArgs(box=box.id, name=box.name, run=run.id, life=_life(run, flow), spare=_session(flow))
-        await self.deps.engine.submit("wake", args, flow_id=flow)
+        async with self.deps.crew.turnstile.through(box.id, box.name, "wake"):
+            flow = await self.attempt(f"flow_wake_{box.id}")
+            args = WakeArgs(
+                box=box.id, name=box.name, run=run.id, life=_life(run, flow), spare=_session(flow)
+            )
+            await self.deps.engine.submit("wake", args, flow_id=flow)
         return Accepted(flow=flow, name=box.name, box=box.id, run=run.id)
 
     async def restart(self, name: str, req: RestartRequest) -> Accepted:
         """End the agent and start it again in its box, with its conversation unless ``fresh``."""
         live, run = await self._up(name)
-        flow = await self.attempt(f"flow_restart_{live.box.id}")
-        args = RestartArgs(
-            box=live.box.id, name=live.box.name, run=run.id, life=_life(run, flow), spare=_session(flow),
-            fresh=req.fresh,
-        )  # fmt: skip
-        await self.deps.engine.submit("restart", args, flow_id=flow)
+        box = live.box
+        async with self.deps.crew.turnstile.through(box.id, box.name, "restart"):
+            flow = Ids.make(self.deps.clock.now_ms()).flow
+            args = RestartArgs(
+                box=box.id, name=box.name, run=run.id, life=_life(run, flow), spare=_session(flow),
+                fresh=req.fresh,
+            )  # fmt: skip
+            await self.deps.engine.submit("restart", args, flow_id=flow)
         return Accepted(flow=flow, name=live.box.name, box=live.box.id, run=run.id)
 
     async def stop(self, name: str) -> None:
