@@ -174,6 +174,12 @@ def test_images_that_are_none_are_refused(lab: Lab, tmp_path: Path) -> None:
     refused(lab, str(missing), "nothing for this machine")
 
 
+def test_an_endless_header_is_refused_before_it_is_read(lab: Lab, tmp_path: Path) -> None:
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, 1 << 40
+    refused(lab, str(layout(tmp_path / "image", info.tobuf(tarfile.GNU_FORMAT))), "too long")
+
+
 def test_giving_up_while_an_image_is_read_leaves_nothing(lab: Lab, tmp_path: Path) -> None:
     image = layout(tmp_path / "image", tarred(("a", os.urandom(1 << 20))))
 

@@ -69,7 +69,7 @@ def unpack(maker: Maker, snap: str, reader: Reader, tags: dict[str, str]) -> Sav
         maker.pool.remove_saved(snap)
         folder = maker.pool.make_saved(snap, saved.stored)
         prefix = "trusted.overlay." if maker.root else "user.overlay."
-        owner = Owner(saved.stored, maker.root, prefix, setuid=maker.root)
+        owner = Owner(saved.stored, maker.root, prefix, setuid=True)
         for layer in LAYERS:
             _tree(reader, folder / layer / "upper", owner, bounds)
         reader.finish()

@@ -26,6 +26,7 @@ from thopter.providers.local.unpacking import Bounds
 
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _PART = re.compile(r"index\.json|oci-layout|blobs/sha256/[0-9a-f]{64}")
+_MOST_HEADER = 1 << 20
 _MOST_JSON = 4 << 20
 _GZIP = ("application/vnd.oci.image.layer.v1.tar+gzip", "application/vnd.docker.image.rootfs.diff.tar.gzip")
 _PLAIN = ("application/vnd.oci.image.layer.v1.tar", "application/vnd.docker.image.rootfs.diff.tar")
@@ -33,12 +34,23 @@ _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 
 
+class _Info(tarfile.TarInfo):
+    """A header whose extensions have bounds: tarfile takes all of one into memory."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        long = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
+                tarfile.GNUTYPE_LONGLINK)  # fmt: skip
+        if self.type in long and self.size > _MOST_HEADER:
+            raise BadInput("a header in the image is too long")
+        return super()._proc_member(tar)  # type: ignore[misc,no-any-return]
+
+
 def unpack_layout(source: Path, place: Path, bounds: Bounds) -> Path:
     """Where the layout of ``source`` is: itself, or for a tar a copy of its blobs below ``place``."""
     if source.is_dir():
         return source
     try:
-        with tarfile.open(source) as tar:
+        with tarfile.open(source, tarinfo=_Info) as tar:
             for member in tar:
                 name = member.name.removeprefix("./")
                 if not (member.isreg() and _PART.fullmatch(name)):
@@ -125,7 +137,7 @@ class _Layer:
         self._made: set[str] = set()
 
     def run(self, stream: IO[bytes]) -> None:
-        with tarfile.open(fileobj=stream, mode="r|") as tar:
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Info) as tar:
             for member in tar:
                 self._bounds.entry()
                 path = "/".join(p for p in member.name.split("/") if p not in ("", "."))
