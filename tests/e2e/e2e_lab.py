@@ -154,7 +154,7 @@ def dismantle(lab: Lab) -> None:
         "name, sock = sys.argv[1:]\n"
         "asyncio.run(GatewayClient(name, pathlib.Path(sock), pathlib.Path('/tmp')).stop())\n"
     )
-    for name in ("model", "git"):
+    for name in ("model", "git", "egress"):
         argv = [
             sys.executable,
             "-c",

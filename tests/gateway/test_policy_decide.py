@@ -148,6 +148,11 @@ def test_the_decision_never_fails_and_allows_only_the_named(
         assert found.reason
 
 
+def test_what_is_no_host_is_told_cut_to_a_hundred_characters() -> None:
+    found = ask(VECTORS, "%" * 300)
+    assert (found.code, found.host) == ("bad_host", "%" * 100)
+
+
 def test_an_empty_policy_allows_nothing() -> None:
     found = ask(Policy(name="p"), "example.com")
     assert found == Deny(
@@ -179,6 +184,12 @@ def test_a_denied_host_is_denied_whatever_the_rules_say() -> None:
 def test_only_the_ports_of_the_rule_are_open(port: int) -> None:
     found = ask(VECTORS, "api.example.com", port=port)
     assert found.code == ("port" if 0 < port < 65536 else "bad_port")
+    said = (
+        f"policy p does not allow port {port} of api.example.com"
+        if found.code == "port"
+        else "there is no such port"
+    )
+    assert found.reason == said
     assert found.host == "api.example.com"
     assert isinstance(
         ask(Policy(name="p", rules=(rule("a.test", ports=(1, 65535)),)), "a.test", port=65535), Allow

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from memory_dials import MemoryDials
+from memory_egress import MemoryEgress
 from memory_logs import MemoryLogs
 from memory_notes import MemoryNotes
 from memory_snapshots import MemorySleep, MemorySnapshots
@@ -136,6 +137,7 @@ class MemoryFleet:
         self.thopters: dict[str, ThopterView] = {}
         self.dials = MemoryDials(self._find)
         self.notes = MemoryNotes()
+        self.egress = MemoryEgress()
         self.talk = MemoryTalk(self._find)
         self.logs = MemoryLogs(self._find)
         self.snapshots = MemorySnapshots(self._find)

@@ -31,6 +31,7 @@ def start_options(command: Any) -> Any:
                      help="A git repository: folder ('.'), URL, owner/repo, or a name of 'thopter repos'."),
         click.option("--branch", metavar="BRANCH", help="The branch to start from; default: HEAD."),
         click.option("--agent", metavar="AGENT", help="The agent to use."),
+        click.option("--policy", metavar="POLICY", help="What it may reach; see 'thopter policy show'."),
         click.option("--detach", "-d", is_flag=True, help="Return when it is up; show no conversation."),
         click.option("--snapshot", metavar="SNAP", help="Start from this saved box; default: box.snapshot."),
         click.option("--fresh", is_flag=True, help="Start from no saved box."),
@@ -224,7 +225,7 @@ def _start(app: App, given: dict[str, Any]) -> dict[str, Any]:
     for name in ("keep_alive", "idle_timeout"):
         local = _local_setting(app, f"box.{name}")
         minutes[name] = given[name] if given[name] is not None else int(local) if local else None
-    return {"snapshot": named, "fresh": given["fresh"], **minutes}
+    return {"snapshot": named, "fresh": given["fresh"], "policy": given["policy"] or "", **minutes}
 
 
 def _ask(app: App, call: Callable[[], Accepted]) -> Accepted:

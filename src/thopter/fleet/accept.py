@@ -133,7 +133,7 @@ class Acceptor:
             created_ms=now,
             changed_ms=now,
             limits=new_limits(self.deps.settings.section("box") | _limits(req.furnishing.limits)),
-            memory={"flow": ids.flow},
+            memory={"flow": ids.flow, "policy": self.deps.policies.choose(req.policy, req.repo)},
         )
         run = Run(
             id=ids.run,

@@ -19,6 +19,7 @@ from thopter.fleet.accept import Acceptor
 from thopter.fleet.death import notice_death
 from thopter.fleet.delivery import Delivery
 from thopter.fleet.deps import Deps
+from thopter.fleet.egress import route_of
 from thopter.fleet.end import DestroyArgs, Destroyer
 from thopter.fleet.facts import boxes_in, facts_of, lineage
 from thopter.fleet.furnish import Stage
@@ -200,7 +201,8 @@ class Crew:
         listeners = await provider.listeners(key)
         model, git = routes(self.deps, box, run, self.deps.agents[run.agent])
         try:
-            await self.deps.gateways.attach(key, run.id, listeners, model, git)
+            egress = await route_of(self.deps, box, run)
+            await self.deps.gateways.attach(key, run.id, listeners, model, git, egress)
         finally:
             for sock in listeners.values():
                 sock.close()

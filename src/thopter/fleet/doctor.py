@@ -38,6 +38,7 @@ async def doctor(deps: Deps) -> list[Check]:
     checks.append(_disk(deps))
     checks += await _boxes(deps)
     checks += await _credentials(deps)
+    checks += await deps.policies.checks()
     checks += await _notes(deps)
     return checks
 

@@ -16,6 +16,7 @@ from thopter.fleet.crew import UP, Crew
 from thopter.fleet.deps import Deps, request_mark
 from thopter.fleet.dials import Dials
 from thopter.fleet.doctor import doctor
+from thopter.fleet.egress import Egress
 from thopter.fleet.end import DestroyArgs
 from thopter.fleet.facts import how_to_wake, known
 from thopter.fleet.furnish import chosen
@@ -78,6 +79,7 @@ class Fleet:
         self.dials = Dials(self._live)
         self.variables = Variables(deps)
         self.notes = Notes(deps, self._crew.live)
+        self.egress = Egress(deps, self._crew.live)
         self.talk = Talk(deps, self._crew)
         self.logs = SessionLogs(deps)
         self.snapshots = Snapshots(deps)
@@ -103,6 +105,7 @@ class Fleet:
         self._crew.spawn("old transcripts", self.logs.keep_house())
         self._crew.spawn("watch over boxes", self.keeper.watch())
         self._crew.spawn("revival", self.keeper.revive_lost())
+        await self.egress.start(self._crew.spawn)
 
     async def stop(self) -> None:
         """See :meth:`Crew.stop`."""

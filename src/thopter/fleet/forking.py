@@ -91,7 +91,8 @@ class Forker:
                 one = _ids(stem, number)
                 wish = structs.replace(
                     box, id=BoxId(one.box), state=BoxState.CREATING, created_ms=now, changed_ms=now,
-                    problem="", snapshot=snap.id, isolation=None, memory={"flow": flow},
+                    problem="", snapshot=snap.id, isolation=None,
+                    memory={"flow": flow} | {k: box.memory[k] for k in ("policy",) if k in box.memory},
                 )  # fmt: skip
                 taken = {f.name for f in made}
                 reserved = tx.boxes.reserve_name(wish, [n for n in wanted if n not in taken])

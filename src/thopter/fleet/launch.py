@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct, structs, to_builtins
 
-from thopter.fleet import status_tool
+from thopter.fleet import boxnet, status_tool
 from thopter.fleet.branch import own_branch
 from thopter.fleet.deps import Deps
 from thopter.fleet.furnish import Furnisher, Staged, repos_of
@@ -86,13 +86,14 @@ def box_spec(box: Box, token: str, owner: str) -> BoxSpec:
         golden=box.golden or "default",
         snapshot=box.snapshot,
         limits=box.limits,
-        ports=(MODEL_PORT, GIT_PORT),
+        ports=(MODEL_PORT, GIT_PORT, boxnet.EGRESS_PORT),
         tags={"thopter": box.name, "owner": owner},
         native={
             "boxd": {
                 "hook_token": token,
                 "hook_port": HOOK_PORT,
                 "env": {"THOPTER_NAME": box.name, "THOPTER_ID": box.id, "THOPTER_OWNER": owner},
+                "net_env": boxnet.variables(box),
             }
         },
     )
@@ -185,6 +186,9 @@ class Launcher:
 
     async def _gateways(self, args: FlyArgs) -> dict[str, Any]:
         await self.deps.crew.attach_gateways(args.box)
+        live, link, _run = await self._at(args)
+        ca = await asyncio.to_thread(self.deps.policies.ca_cert) if boxnet.chosen(live.box).get("ca") else ""
+        await boxnet.install(link, live.box, ca)
         return {}
 
     async def _detach(self, args: FlyArgs) -> None:
@@ -212,10 +216,11 @@ class Launcher:
         agent = self.deps.agents[args.agent]
         ctx = launch_context(run, live.box, args.settings, args.token)
         launch = agent.launch(ctx)
+        env = boxnet.variables(live.box) | dict(launch.env)
         await self._launching(live, args, agent)
         problem = ""
         try:
-            await link.run_start(run.id, list(launch.argv), dict(launch.env), launch.cwd, cols=200, rows=50)
+            await link.run_start(run.id, list(launch.argv), env, launch.cwd, cols=200, rows=50)
         except ProviderError as e:
             problem = e.message  # the box is fine and says why; the agent's end is in the journal
         await live.refold()

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from thopter.model.api import Check
+from thopter.model.api.egress import Findings, PolicyBook, PolicyInfo, Verdict
 from thopter.model.api.notes import Target
 from thopter.model.notes import Letter, NoteKind
 from thopter.model.nouns import RepoRef
@@ -34,6 +36,15 @@ class GitRoute(Struct, frozen=True, kw_only=True):
     beside: tuple[GitRoute, ...] = ()
 
 
+class EgressRoute(Struct, frozen=True, kw_only=True):
+    """How a box may go out: by which policy, and (host, port) that a person allowed it besides. ``name``
+    is the thopter's, for what the gateway says to tools."""
+
+    name: str
+    policy: str
+    grants: tuple[tuple[str, int], ...] = ()
+
+
 class Gateways(Protocol):
     """The only ways out of a box. All calls are idempotent."""
 
@@ -50,6 +61,7 @@ class Gateways(Protocol):
         listeners: Mapping[int, socket.socket],
         model: ModelRoute,
         git: GitRoute | None,
+        egress: EgressRoute,
     ) -> None:
         """Serve this box from now on; replaces an earlier attachment of it."""
 
@@ -65,6 +77,56 @@ class Gateways(Protocol):
 
     async def usage(self, box: str) -> dict[str, Any]:
         """What the model gateway counted for it."""
+
+    async def egress_log(self, after: int, wait_ms: int, box: str = "") -> dict[str, Any]:
+        """As ``model_log``: what went out and what was refused."""
+
+    async def egress_usage(self, box: str) -> dict[str, Any]:
+        """``{sent, received, allowed, refused}`` in the life of the egress gateway's process."""
+
+    async def allow_once(self, box: str, host: str, port: int) -> None:
+        """Let the next connection to that place pass."""
+
+    async def reroute(self, box: str, egress: EgressRoute) -> None:
+        """Serve the box's egress by another route; connections that it does not allow end."""
+
+    async def policies_changed(self) -> None:
+        """Look at the policy file now and serve every box by what it says."""
+
+
+class Policies(Protocol):
+    """The policies in force on this hub; see ``docs/reference/policy.md``."""
+
+    @property
+    def problem(self) -> str:
+        """Why the policy file is not in force; empty when it is."""
+
+    def choose(self, wanted: str, repo: str) -> dict[str, object]:
+        """The policy for a new box: ``{name, why, ca}``; NotFound when there is none of that name."""
+
+    def canonical(self, host: str) -> str:
+        """The one spelling of a host; BadInput when it can't be one."""
+
+    def view(self) -> PolicyBook:
+        """All of them."""
+
+    def info(self, name: str) -> PolicyInfo:
+        """One of them; of one that is gone, that it allows nothing."""
+
+    def check(self, text: str) -> Findings:
+        """Look at a text as if it were the policy file."""
+
+    def test(self, name: str, url: str, method: str, grants: tuple[tuple[str, int], ...]) -> Verdict:
+        """Would that go out?"""
+
+    async def checks(self) -> list[Check]:
+        """For the doctor."""
+
+    async def allow_always(self, policy: str, host: str, port: int) -> None:
+        """Write a host into a policy of the file; Refused when the file is not what can be added to."""
+
+    def ca_cert(self) -> str:
+        """The certificate of this hub's authority, in PEM. Blocking when it must be made."""
 
 
 class Mirrors(Protocol):

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct, convert, structs, to_builtins
 
-from thopter.fleet import status_tool
+from thopter.fleet import boxnet, status_tool
 from thopter.fleet.deps import Deps
 from thopter.fleet.facts import Facts, facts_of
 from thopter.fleet.launch import launch_context, prompt_file
@@ -85,7 +85,7 @@ class Rouser:
         launch = self._launch(agent, ctx, way)
         if way.prompt:
             await link.put(prompt_file(ctx.home), way.prompt.encode(errors="surrogateescape"), mode=0o600)
-        env = {**launch.env, "THOPTER_RUN": wish.life}
+        env = {**boxnet.variables(live.box), **launch.env, "THOPTER_RUN": wish.life}
         problem = ""
         try:
             await link.run_start(wish.life, list(launch.argv), env, launch.cwd, cols=200, rows=50)

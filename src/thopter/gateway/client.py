@@ -257,6 +257,11 @@ def model_client(paths: Paths) -> GatewayClient:
     return GatewayClient("thopter.gateway.model", paths.runtime / "model.sock", paths.state)
 
 
+def egress_client(paths: Paths) -> GatewayClient:
+    """The egress gateway of the hub with these folders."""
+    return GatewayClient("thopter.gateway.egress", paths.runtime / "egress.sock", paths.state)
+
+
 def git_client(paths: Paths) -> GatewayClient:
     """The git gateway of the hub with these folders; it serves the mirrors in ``<state>/mirrors``."""
     return GatewayClient("thopter.gateway.git", paths.runtime / "git.sock", paths.state)

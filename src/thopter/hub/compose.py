@@ -24,6 +24,7 @@ from thopter.flow.engine import FlowEngine
 from thopter.gateway.mirror import Mirrors
 from thopter.hub.gateways import HubGateways
 from thopter.hub.postman import Postman
+from thopter.hub.shelf import Shelf
 from thopter.kit.clock import SystemClock
 from thopter.kit.paths import Paths
 from thopter.kit.secrets import SecretStore, claude_credential
@@ -64,6 +65,8 @@ class Inside:
         await asyncio.to_thread(self._learn_credential)
         self.store = await Store.open(self.paths.state / "hub.db")
         self.events, self.idempotency = self.store.events, self.store.idempotency
+        setting = str(self.settings.get("policy"))
+        self._shelf = await asyncio.to_thread(Shelf, self.paths, self.secrets, setting)
         engine = FlowEngine(self.paths.state / "flows.db", on_step=self._on_step, on_done=self._on_done)
         deps = Deps(
             paths=self.paths,
@@ -73,7 +76,8 @@ class Inside:
             engine=engine,
             providers=self._providers(),
             agents=_agents(),
-            gateways=HubGateways(self.paths, self.secrets),
+            gateways=HubGateways(self.paths, self.secrets, self._shelf),
+            policies=self._shelf,
             mirrors=Mirrors(self.paths.state / "mirrors"),
             postman=Postman(self.secrets, lambda: self.settings),
             owner=await asyncio.to_thread(_owner, self.settings),
@@ -119,6 +123,7 @@ class Inside:
         self.fleet.deps.settings = settings
         self.fleet.deps.owner = await asyncio.to_thread(_owner, settings)
         self.fleet.deps.identity = await asyncio.to_thread(_identity, settings)
+        self._shelf.setting = str(settings.get("policy"))
 
     @contextlib.contextmanager
     def mark(self, token: str, again: bool) -> Iterator[None]:

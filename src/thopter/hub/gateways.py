@@ -9,17 +9,20 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 
+from thopter.fleet.boxnet import EGRESS_PORT
 from thopter.fleet.launch import GIT_PORT, MODEL_PORT
-from thopter.fleet.ports import GitRoute, ModelRoute
+from thopter.fleet.ports import EgressRoute, GitRoute, ModelRoute
 from thopter.fleet.supervise import Nursery
-from thopter.gateway.client import GatewayClient, GatewayDown, Pong
+from thopter.gateway.client import GatewayClient, GatewayDown, Pong, egress_client
+from thopter.hub.shelf import Shelf
 from thopter.kit.paths import Paths
 from thopter.kit.secrets import SecretStore
 from thopter.model.errors import ThopterError
 
 log = logging.getLogger(__name__)
+_POLICY_LOOK_S = 0.5
 
 
 class _Wanted(Struct):
@@ -29,6 +32,7 @@ class _Wanted(Struct):
     sockets: dict[int, socket.socket]
     model: ModelRoute
     git: GitRoute | None
+    egress: EgressRoute
 
     def close(self) -> None:
         for sock in self.sockets.values():
@@ -38,7 +42,9 @@ class _Wanted(Struct):
 class HubGateways:
     """See ``fleet.ports.Gateways``."""
 
-    def __init__(self, paths: Paths, secrets: SecretStore) -> None:
+    def __init__(self, paths: Paths, secrets: SecretStore, shelf: Shelf) -> None:
+        self.shelf = shelf
+        self.egress = egress_client(paths)
         self.model = GatewayClient("thopter.gateway.model", paths.runtime / "model.sock", paths.state)
         self.git = GatewayClient("thopter.gateway.git", paths.runtime / "git.sock", paths.state)
         self._secrets = secrets
@@ -49,15 +55,17 @@ class HubGateways:
     async def start(self) -> None:
         """Adopt running gateways or start them; afterwards they are kept running."""
         await self._stack.enter_async_context(self._nursery)
-        await asyncio.gather(self.model.ensure(), self.git.ensure())
+        await asyncio.gather(self.model.ensure(), self.git.ensure(), self.egress.ensure())
         self._nursery.spawn("model gateway", self.model.supervise(self._model_boot))
         self._nursery.spawn("git gateway", self.git.supervise(self._git_boot))
+        self._nursery.spawn("egress gateway", self.egress.supervise(self._egress_boot))
+        self._nursery.spawn("policy file", self._watch_policies())
 
     async def stop(self, end_processes: bool) -> None:
         """See the port."""
         await self._stack.aclose()
         if end_processes:
-            await asyncio.gather(self.model.stop(), self.git.stop())
+            await asyncio.gather(self.model.stop(), self.git.stop(), self.egress.stop())
         for wanted in self._wanted.values():
             wanted.close()
         self._wanted.clear()
@@ -69,15 +77,17 @@ class HubGateways:
         listeners: Mapping[int, socket.socket],
         model: ModelRoute,
         git: GitRoute | None,
+        egress: EgressRoute,
     ) -> None:
         """See the port."""
         old = self._wanted.pop(box, None)
         if old is not None:
             old.close()
-        wanted = _Wanted(run, {port: s.dup() for port, s in listeners.items()}, model, git)
+        wanted = _Wanted(run, {port: s.dup() for port, s in listeners.items()}, model, git, egress)
         self._wanted[box] = wanted
         await self._attach_model(box, wanted)
         await self._attach_git(box, wanted)
+        await self._attach_egress(box, wanted)
 
     async def _attach_model(self, box: str, w: _Wanted) -> None:
         secret = None
@@ -104,7 +114,7 @@ class HubGateways:
         old = self._wanted.pop(box, None)
         if old is not None:
             old.close()
-        for client in (self.model, self.git):
+        for client in (self.model, self.git, self.egress):
             try:
                 await client.detach(box)
             except GatewayDown:
@@ -113,7 +123,7 @@ class HubGateways:
     async def attached(self) -> set[str]:
         """See the port."""
         try:
-            return set(await self.model.list()) | set(await self.git.list())
+            return set(await self.model.list()) | set(await self.git.list()) | set(await self.egress.list())
         except GatewayDown:
             return set()
 
@@ -130,6 +140,68 @@ class HubGateways:
 
     async def _git_boot(self, pong: Pong) -> None:
         await self._again(pong, self._attach_git)
+
+    async def _egress_boot(self, pong: Pong) -> None:
+        await self._again(pong, self._attach_egress)
+
+    async def _attach_egress(self, box: str, w: _Wanted) -> None:
+        sock = w.sockets.get(EGRESS_PORT)
+        if sock is not None:  # else the box was made by an older thopter: it has no such way out
+            fields = await asyncio.to_thread(self._egress_fields, w)
+            await self.egress.attach(box, sock, **fields)
+
+    def _egress_fields(self, w: _Wanted) -> dict[str, Any]:
+        """What the gateway must know; secrets are looked up anew each time, so a rotated one is used."""
+        policy = self.shelf.get(w.egress.policy)
+        found = {c.name: self._secrets.get(c.secret) for c in policy.credentials}
+        ca = dict(zip(("cert", "key"), self.shelf.authority(), strict=True)) if policy.inspects else None
+        return {
+            "run": w.run,
+            "name": w.egress.name,
+            "policy": to_builtins(policy),
+            "grants": [{"host": h, "port": p} for h, p in w.egress.grants],
+            "secrets": {name: s.secret for name, s in found.items() if s is not None},
+            "ca": ca,
+        }
+
+    async def _watch_policies(self) -> None:
+        while True:
+            await asyncio.sleep(_POLICY_LOOK_S)
+            await self.policies_changed()
+
+    async def policies_changed(self) -> None:
+        """See the port."""
+        if await asyncio.to_thread(self.shelf.poll):
+            log.info("policies: %s; boxes are served by them from now on", self.shelf.source)
+            for box in list(self._wanted):
+                await self._serve_anew(box)
+
+    async def _serve_anew(self, box: str) -> None:
+        wanted = self._wanted.get(box)
+        if wanted is not None:
+            try:
+                await self._attach_egress(box, wanted)
+            except ThopterError as e:
+                log.error("the egress gateway does not take %s: %s", box, e.message)
+
+    async def reroute(self, box: str, egress: EgressRoute) -> None:
+        """See the port."""
+        wanted = self._wanted.get(box)
+        if wanted is not None:
+            wanted.egress = egress
+            await self._attach_egress(box, wanted)
+
+    async def egress_log(self, after: int, wait_ms: int, box: str = "") -> dict[str, Any]:
+        """See the port."""
+        return await self.egress.log(after, box=box, wait_ms=wait_ms)
+
+    async def egress_usage(self, box: str) -> dict[str, Any]:
+        """See the port."""
+        return await self.egress.usage(box)
+
+    async def allow_once(self, box: str, host: str, port: int) -> None:
+        """See the port."""
+        await self.egress.call({"op": "once", "box": box, "host": host, "port": port})
 
     async def _again(self, pong: Pong, attach: Any) -> None:
         """Give a gateway process whatever it does not serve yet."""

@@ -56,6 +56,7 @@ SETTINGS: tuple[Setting, ...] = (
         "File whose text each new agent gets as its user-level CLAUDE.md, in place of thopter's own; "
         "an absolute path.",
     ),
+    Setting("policy", "", "Policy of new thopters; empty means the default of policy.toml."),
     Setting("box.memory_mb", 4096, "Memory limit of a box in MiB; 0 means none."),
     Setting("box.pids", 2048, "How many processes a box may have; 0 means no limit."),
     Setting("box.cpus", 2.0, "How many processors a box may use; 0 means no limit."),

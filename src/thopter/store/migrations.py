@@ -12,6 +12,7 @@ from thopter.kit.clock import Clock, SystemClock
 from thopter.model.errors import Refused
 from thopter.store import migrations_talk
 from thopter.store.db import Conn
+from thopter.store.migrations_egress import m009_egress
 from thopter.store.migrations_home import m007_variables
 from thopter.store.migrations_notes import m008_notes
 from thopter.store.migrations_snapshots import m005_snapshots
@@ -135,3 +136,4 @@ migration(m005_snapshots)
 migration(migrations_talk.m006_talk)
 migration(m007_variables)
 migration(m008_notes)
+migration(m009_egress)

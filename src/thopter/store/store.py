@@ -21,6 +21,7 @@ from thopter.store import sqlite
 from thopter.store.boxes import Boxes, BoxTable
 from thopter.store.cursors import Cursors, CursorTable
 from thopter.store.db import Conn, Database
+from thopter.store.egress import Egress, EgressTable
 from thopter.store.entries import Entries, EntryTable
 from thopter.store.events import TOPIC, Events, EventTable
 from thopter.store.evidence import EvidenceLog, EvidenceTable
@@ -50,6 +51,7 @@ class Tx:
         self.idempotency = IdempotencyTable(conn)
         self.intents = IntentTable(conn)
         self.notes = NoteTable(conn)
+        self.egress = EgressTable(conn)
         self.letters = LetterTable(conn)
         self.labels = LabelTable(conn)
         self.snapshots = SnapshotTable(conn)
@@ -78,6 +80,7 @@ class Store:
         self.idempotency = Idempotency(db)
         self.intents = Intents(db)
         self.notes = Notes(db)
+        self.egress = Egress(db)
         self.talk = Talk(db)
         self.snapshots = SnapshotStore(db)
         self.leases = Leases(db)

@@ -67,7 +67,7 @@ def _message(buffer: bytes) -> bytes | None:
             raise NotTls("a TLS record of a size that is not allowed")
         piece = buffer[at + 5 : at + 5 + size]
         found += piece
-        if found[0] != _CLIENT_HELLO:
+        if found and found[0] != _CLIENT_HELLO:
             raise NotTls("the first TLS message is no client hello")
         if len(found) >= 4:
             wanted = 4 + int.from_bytes(found[1:4], "big")

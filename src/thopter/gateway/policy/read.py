@@ -128,7 +128,9 @@ def read_book(text: str, shipped: Mapping[str, Policy]) -> Book:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as e:
         at = _SYNTAX.search(str(e))
-        raise PolicyError([Problem(int(at[1]) if at else 1, f"this is not TOML: {e}")]) from None
+        raise PolicyError(
+            [Problem(int(at[1]) if at else text.count("\n") + 1, f"this is not TOML: {e}")]
+        ) from None
     check = Checker(text)
     top = check.table((), tree, keys.FILE)
     policies = build_policies(check, top.get("policies", {}), shipped)

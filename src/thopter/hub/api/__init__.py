@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from thopter.hub.api import (
     doctor,
+    egress,
     events,
     flows,
     hub,
@@ -32,4 +33,5 @@ ROUTES = (
     *doctor.ROUTES,
     *notes.ROUTES,
     *log.ROUTES,
+    *egress.ROUTES,
 )

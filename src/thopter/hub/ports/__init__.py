@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from thopter.hub.ports.egress import EgressPort
 from thopter.hub.ports.log import LogsPort
 from thopter.hub.ports.notes import NotesPort
 from thopter.hub.ports.sleep import SleepPort
@@ -101,6 +102,10 @@ class FleetPort(Protocol):
     @property
     def notes(self) -> NotesPort:
         """Notes to people."""
+
+    @property
+    def egress(self) -> EgressPort:
+        """Policies, and what boxes reach."""
 
     @property
     def talk(self) -> TalkPort:

@@ -33,6 +33,7 @@ class RunRequest(Struct, kw_only=True):
     keep_alive: Annotated[int, Meta(ge=0, le=5_256_000)] | None = None
     idle_timeout: Annotated[int, Meta(ge=0, le=5_256_000)] | None = None
     furnishing: Furnishing = field(default_factory=Furnishing)
+    policy: str = ""
 
 
 class CreateRequest(Struct, kw_only=True):
@@ -47,6 +48,7 @@ class CreateRequest(Struct, kw_only=True):
     keep_alive: Annotated[int, Meta(ge=0, le=5_256_000)] | None = None
     idle_timeout: Annotated[int, Meta(ge=0, le=5_256_000)] | None = None
     furnishing: Furnishing = field(default_factory=Furnishing)
+    policy: str = ""
 
 
 class Accepted(Struct, kw_only=True):

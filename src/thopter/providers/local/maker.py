@@ -241,6 +241,7 @@ class Maker:
             "name": record.name, "key": record.key, "hook_token": record.hook_token,
             **(extra if isinstance(extra, dict) else {}),  # the hub's own hook token, where it gives one
         }  # fmt: skip
+        config["env"] = {**config.get("env", {}), **config.pop("net_env", {})}
         memory = record.limits.memory_bytes or 4 * _GIB
         return {
             "name": record.name, "key": record.key, "golden": record.golden, "mask": f".masks/{self._mask}",

@@ -174,9 +174,10 @@ class Ways:
             **(extra if isinstance(extra, dict) else {}),
         }  # fmt: skip
         own = way.config(record)
-        env = {**config.get("env", {}), **own.pop("env", {})}
-        config = {**config, **own, "env": env}
         shared = way.isolation is Isolation.NONE  # one network for all: each gets ports of its own
+        net = config.pop("net_env", {})  # how to find the way out: such a box has the machine's network
+        env = {**config.get("env", {}), **({} if shared else net), **own.pop("env", {})}
+        config = {**config, **own, "env": env}
         hook = str(config.get("hook_port", 8400)) if shared else ""
         ports = {str(p): 0 if shared else p for p in record.ports} | ({hook: 0} if hook else {})
         pids = 0 if shared or (record.group and "pids" in self._maker.groups.limits) else record.limits.pids
