@@ -69,13 +69,14 @@ def test_each_takes_a_push_to_the_boxs_branch_and_to_no_other(two: Lab):
 
 
 def test_the_work_of_each_comes_home_into_its_own_clone(two: Lab):
-    sh(two, "cd /work/other; echo more > more; git add more; git commit -qm more")
-    assert "more" in two.run("diff", "duo", "--checkout", "other").stdout
-    assert "more" not in two.run("diff", "duo").stdout
+    for folder in ("proj", "other"):
+        sh(two, f"cd /work/{folder}; echo x > more-{folder}; git add -A; git commit -qm 'more {folder}'")
+    assert "more-other" in two.run("diff", "duo", "--checkout", "other").stdout
+    assert "more-other" not in two.run("diff", "duo").stdout
     two.run("pull", "duo", "--checkout", "other", "--repo", str(two.folder / "other"))
-    assert two.git(two.folder / "other", "log", "-1", "--format=%s", "thopter/duo") == "more"
+    assert two.git(two.folder / "other", "log", "-1", "--format=%s", "thopter/duo") == "more other"
     two.run("pull", "duo", "--repo", str(two.folder / "proj"))
-    assert two.git(two.folder / "proj", "log", "-1", "--format=%s", "thopter/duo") == "in proj"
+    assert two.git(two.folder / "proj", "log", "-1", "--format=%s", "thopter/duo") == "more proj"
     missing = two.run("diff", "duo", "--checkout", "nothing", check=False)
     assert missing.returncode == 3 and "proj, other" in missing.stderr
 
