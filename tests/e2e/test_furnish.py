@@ -81,6 +81,13 @@ def test_the_work_of_each_comes_home_into_its_own_clone(two: Lab):
     assert missing.returncode == 3 and "proj, other" in missing.stderr
 
 
+def test_a_killed_hub_serves_every_repository_again(two: Lab):
+    two.kill_hub()
+    for folder in ("proj", "other"):
+        sh(two, f"cd /work/{folder}; git commit -q --allow-empty -m again; git push -q 2>&1")
+    assert two.json("status", "duo")["checkouts"] == {"/work/other": str(two.folder / "other")}
+
+
 def test_variables_are_in_login_shells_and_in_the_agents_environment(two: Lab):
     assert sh(two, 'printf "%s|%s|%s|%s" "$COLOUR" "$LINES" "$QUOTE" "$THOPTER_NAME"').stdout == (
         f"{CANARY}|a\nb|it's $HOME|duo"
