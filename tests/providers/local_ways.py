@@ -82,7 +82,7 @@ def as_user(user: int, *what: str, way: str = "") -> str:
             "PYTHONPATH": ":".join([str(SOURCE), *packages]), "THOPTER_TEST_ISOLATION": way,
         }  # fmt: skip
         done = subprocess.run(
-            [*argv, *what, "-rs", "--basetemp", str(home / "t"), "-p", "no:xdist"],
+            [*argv, *what, "-rs", "--basetemp", str(home / "t"), "-n", "0"],
             cwd=HERE.parent.parent, env=env, capture_output=True, text=True, timeout=540, check=False,
         )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]

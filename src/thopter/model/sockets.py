@@ -56,6 +56,8 @@ class Places(Struct, frozen=True, kw_only=True):
     def at(self, path: str) -> str:
         """Where a path below the usual home or work folder really is; others are as they are."""
         for usual, here in (("/root", self.home), ("/work", self.work)):
+            if path == here or path.startswith(here + "/"):
+                return path
             if path == usual or path.startswith(usual + "/"):
                 return here + path.removeprefix(usual)
         return path
