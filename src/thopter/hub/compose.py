@@ -220,13 +220,18 @@ def _git_config(key: str) -> str:
 
 
 def _owner(settings: Settings) -> str:
-    return str(settings.get("owner")) or _git_config("user.name") or getpass.getuser()
+    return str(settings.get("owner")) or _git_config("user.name") or _login()
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # an id without a name, as in many containers
+        return f"uid-{os.getuid()}"
 
 
 def _identity(settings: Settings) -> tuple[str, str]:
     """Who commits in boxes: the operator, marked as by thopter's hand only in the address when git
     knows none."""
     name = _owner(settings)
-    return name, str(settings.get("git.email")) or _git_config(
-        "user.email"
-    ) or f"{getpass.getuser()}@thopter.invalid"
+    return name, str(settings.get("git.email")) or _git_config("user.email") or f"{_login()}@thopter.invalid"

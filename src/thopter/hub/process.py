@@ -18,7 +18,10 @@ def keep_private() -> None:
     """No core dumps, and neither memory nor environment of this process can be read by other
     processes of the same user (root apart): both may hold credentials. New files are private."""
     os.umask(0o077)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    # 1 means none at all; of 0 the kernel would still give it to the program in core_pattern.
+    none = 0 if hard == 0 else 1
+    resource.setrlimit(resource.RLIMIT_CORE, (none, none))
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 

@@ -33,10 +33,12 @@ _USERINFO = re.compile(r"//[^/@\s]+@")
 def find_npm() -> str:
     """The npm of this machine, or ProviderError that says how to get one."""
     found = shutil.which("npm")
-    if found is None:
-        raise ProviderError(
-            "there is no npm on this machine", hint="install nodejs and npm (apt install npm)"
-        )
+    for name, path in (("npm", found), ("node", shutil.which("node"))):  # npm is a script for node
+        if path is None:
+            raise ProviderError(
+                f"there is no {name} on this machine", hint="install nodejs and npm (apt install npm)"
+            )
+    assert found is not None
     return found
 
 

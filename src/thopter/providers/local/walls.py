@@ -61,9 +61,11 @@ def lower_rlimits() -> None:
     """No core dumps; as many open files as allowed, at most 65,536.
 
     Of 0 the kernel would still start the machine's ``core_pattern`` program, as the host's root, with
-    the dump; 1 is its word for: none at all.
+    the dump; 1 is its word for: none at all. Where we were started with 0 it stays 0.
     """
-    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    none = 0 if hard == 0 else 1
+    resource.setrlimit(resource.RLIMIT_CORE, (none, none))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
