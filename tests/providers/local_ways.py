@@ -71,18 +71,26 @@ def python() -> str:
     return found
 
 
+def _env(home: Path) -> str:
+    """The interpreter of an environment that has our packages, also for what is started without one."""
+    subprocess.run([python(), "-m", "venv", "--without-pip", str(home / "v")], check=True)
+    site = next((home / "v/lib").glob("python3*/site-packages"))
+    packages = [p for p in sys.path if p.endswith("site-packages")]
+    (site / "thopter-tests.pth").write_text("\n".join([str(SOURCE), *packages]) + "\n")
+    return str(home / "v/bin/python")
+
+
 def as_user(user: int, *what: str, way: str = "") -> str:
     """Run tests (files and options of pytest) under a user id of nobody's; its output. They must
     pass and leave no process."""
-    packages = [p for p in sys.path if p.endswith("site-packages")]
-    argv = ["setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups", python(), "-m", "pytest"]
     with home_of(user) as home:
         env = {
             "PATH": "/usr/bin:/bin", "HOME": str(home), "TMPDIR": str(home), "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONPATH": ":".join([str(SOURCE), *packages]), "THOPTER_TEST_ISOLATION": way,
+            "THOPTER_TEST_ISOLATION": way,
         }  # fmt: skip
+        argv = ["setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups", _env(home)]
         done = subprocess.run(
-            [*argv, *what, "-rs", "--basetemp", str(home / "t"), "-n", "0"],
+            [*argv, "-m", "pytest", *what, "-rs", "--basetemp", str(home / "t"), "-n", "0"],
             cwd=HERE.parent.parent, env=env, capture_output=True, text=True, timeout=540, check=False,
         )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
