@@ -96,11 +96,14 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in found}
 
 
-def test_every_test_that_parity_names_exists() -> None:
+def test_every_test_that_parity_or_the_battery_names_exists() -> None:
     text = (ROOT / "docs/parity.md").read_text("utf-8")
     rows = re.findall(r"^\| (T[123]-\d{3}|[LO]-\d{3}) \| ([^|]+) \| *([^|]*?) *\|$", text, re.M)
     assert len(rows) >= 40
     assert len({row[0] for row in rows}) == len(rows), "an id stands twice"
+    battery = (ROOT / "docs/explanation/isolation.md").read_text("utf-8")
+    lines = re.findall(r"^\| (S\d+(?:, S\d+)*) \| ([^|]+) \| *([^|]*?) *\|$", battery, re.M)
+    assert len(lines) >= 20
     known: dict[str, set[str]] = {}
     for path in python("tests"):
         known[name(path)] = {
@@ -109,7 +112,7 @@ def test_every_test_that_parity_names_exists() -> None:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
         }
     missing = []
-    for row, _feature, tests in rows:
+    for row, _feature, tests in [*rows, *lines]:
         for test in re.findall(r"`([^`]+)`", tests):
             file, _, function = test.partition("::")
             if function not in known.get(f"tests/{file}", set()):
