@@ -56,8 +56,9 @@ class Saver:
         await ctx.step("keep", lambda: self._keep(args))
         if args.replaces:
             await ctx.step("drop", lambda: self.drop(args.replaces), title="remove the one it replaces")
-        for old in await ctx.step("surplus", lambda: self._surplus(args)):
-            await ctx.step(f"drop {old}", partial(self.drop, old), title="remove an old checkpoint")
+        if args.keep:
+            for old in await ctx.step("surplus", lambda: self._surplus(args)):
+                await ctx.step(f"drop {old}", partial(self.drop, old), title="remove an old checkpoint")
         return {"name": args.name, "snapshot": args.snap, "size": size}
 
     async def _stands(self, snap: str) -> str:
@@ -103,8 +104,6 @@ class Saver:
         await self.deps.store.write(swap)
 
     async def _surplus(self, args: SaveArgs) -> list[str]:
-        if not args.keep:
-            return []
         turns = [s for s in await self.deps.store.snapshots.of_box(args.box) if s.turn_ms and not s.label]
         return [s.id for s in turns[: max(len(turns) - args.keep, 0)]]
 
