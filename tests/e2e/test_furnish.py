@@ -92,6 +92,9 @@ def test_variables_are_in_login_shells_and_in_the_agents_environment(two: Lab):
     assert sh(two, 'printf "%s|%s|%s|%s" "$COLOUR" "$LINES" "$QUOTE" "$THOPTER_NAME"').stdout == (
         f"{CANARY}|a\nb|it's $HOME|duo"
     )
+    told = "env -i /bin/sh -c '. /root/.thopter/env; echo $THOPTER_NAME $COLOUR'"
+    assert sh(two, told).stdout == f"duo {CANARY}\n"
+    assert sh(two, told.replace("-i", "-i THOPTER_NAME=fork")).stdout == f"fork {CANARY}\n"
     agent = sh(two, "tr '\\0' '\\n' < /proc/$(pgrep -o claude)/environ").stdout
     assert f"COLOUR={CANARY}" in agent.splitlines()
     assert CANARY not in two.run("env", "list").stdout and CANARY[:4] + "..." in two.run("env", "list").stdout

@@ -150,9 +150,10 @@ class Furnisher:
         """Write the box's variables and who it is, for every login shell and whoever sources the file."""
         live, link, _run = await self._at(args)
         who = {"THOPTER_NAME": live.box.name, "THOPTER_ID": live.box.id, "THOPTER_OWNER": self.deps.owner}
-        pairs = {**args.settings.get("env", {}), **who}
         text = "# Written by thopter when this box was made.\n"
-        text += "".join(f"export {k}={shlex.quote(v)}\n" for k, v in pairs.items())
+        text += "".join(f"export {k}={shlex.quote(v)}\n" for k, v in args.settings.get("env", {}).items())
+        # What a process knows already counts more: a fork has this file too, and another name.
+        text += "".join(f"export {k}=${{{k}:-{shlex.quote(v)}}}\n" for k, v in who.items())
         await link.put(places_of(live.box).at(ENV_FILE), text.encode("utf-8", "surrogateescape"), mode=0o600)
         done = await link.exec(["/bin/sh", "-c", _SOURCED, "sh", _SOURCE], timeout=60.0)
         if done.exit != 0:
