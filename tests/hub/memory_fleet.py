@@ -20,6 +20,7 @@ from memory_dials import MemoryDials
 from memory_egress import MemoryEgress
 from memory_logs import MemoryLogs
 from memory_notes import MemoryNotes
+from memory_pool import MemoryPool
 from memory_snapshots import MemorySleep, MemorySnapshots
 from memory_talk import MemoryTalk
 from memory_variables import MemoryVariables
@@ -124,6 +125,7 @@ class MemoryInfo(Struct, frozen=True):
 
     boxes: int
     problem: str
+    warm: int = 0
 
 
 class MemoryFleet:
@@ -140,6 +142,7 @@ class MemoryFleet:
         self.egress = MemoryEgress()
         self.talk = MemoryTalk(self._find)
         self.logs = MemoryLogs(self._find)
+        self.pool = MemoryPool()
         self.snapshots = MemorySnapshots(self._find)
         self.sleep = MemorySleep(self._find)
         self.variables = MemoryVariables()

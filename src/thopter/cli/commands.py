@@ -88,6 +88,7 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("env", "env:env", "Variables that new boxes get (agents can read them)."),
             ("secrets", "secrets:secrets", "What is kept outside boxes."),
             ("policy", "policy:policy", "What boxes may reach: show, check, test, explain."),
+            ("pool", "pool:pool", "Boxes kept ready, their agent started: set, list, clear."),
             ("config", "config:config", "Read and change settings."),
             ("use", "config:use", "Choose the thopter that '.' means."),
             ("completion", "about:completion", "Print completion for bash, zsh or fish."),

@@ -76,7 +76,7 @@ def hub_status(app: App, as_json: bool) -> None:
     app.out(f"version    {one_line(info.version)}")
     app.out(f"started    {ago(info.started_ms, now_ms())}")
     app.out(f"ready      {'yes' if info.ready else 'no, still recovering'}")
-    app.out(f"boxes      {info.boxes}")
+    app.out(f"boxes      {info.boxes}" + (f" ({info.warm} of them warm)" if info.warm else ""))
     app.out(f"state      {clean(info.state_dir)}")
     more = [one_line(where) for where in info.listeners if str(app.paths.hub_socket) not in where]
     app.out("listens    " + ", ".join([str(app.paths.hub_socket), *more]))

@@ -65,7 +65,8 @@ def run(
     """Start an agent on PROMPT, in a box of its own. A PROMPT of '-' is read from standard input.
 
     Shows each step as it comes up and returns when the agent is at work. Ctrl-C only stops
-    showing: the thopter goes on.
+    showing: the thopter goes on. Without --name it takes a warm box when there is one that is
+    like what is asked for ('thopter pool'); one with a name of yours is always made.
     """
     agent = agent or app.settings.get("agents.default")
     text = _prompt(prompt, prompt_file)
@@ -242,7 +243,8 @@ def _follow(app: App, accepted: Accepted, *, peek: bool) -> FlowView:
     """Follow the flow to its end, then ``peek`` at the conversation. Ctrl-C leaves it alone, exit 0."""
     try:
         steps = Steps(app)
-        app.say(f"{one_line(accepted.name)}:")
+        warm = " takes a warm box, its agent runs already" if accepted.warm else ""
+        app.say(f"{one_line(accepted.name)}{warm}:")
         view = follow(app.hub, accepted.flow, steps)
         app.say(f"  up in {took(steps.seconds * 1000)}")
         if peek:
@@ -283,3 +285,6 @@ def _print_json(app: App, accepted: Accepted, view: FlowView | None) -> None:
     import msgspec
 
     app.json(msgspec.to_builtins(accepted) | {"status": view.status if view else "running"})
+
+
+place, setting_here = _place, _local_setting  # other commands mean the same by them

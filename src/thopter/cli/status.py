@@ -69,7 +69,13 @@ def is_number(text: str) -> bool:
 @click.option("--interval", type=click.FloatRange(0.2, 3600), default=DEFAULT_INTERVAL, hidden=True)
 @click.option("-w", "--wide", is_flag=True, help="One line a thopter, however wide.")
 @click.option("-n", "--narrow", is_flag=True, help="Several short lines a thopter.")
-@click.option("-a", "--all", "everything", is_flag=True, help="Also those that are gone; all the evidence.")
+@click.option(
+    "-a",
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Also those that are gone or wait in a warm pool; all the evidence.",
+)
 @json_option()
 @pass_app
 def status(

@@ -19,7 +19,10 @@ from thopter.fleet.furnish import WORK, Stage, check_uploads
 from thopter.fleet.launch import FlyArgs, new_limits, new_token
 from thopter.fleet.lease import new_lease
 from thopter.fleet.ports import HOME
+from thopter.fleet.take import TakeArgs, claim, hand_over
 from thopter.fleet.tell import check_text
+from thopter.fleet.warm import offers, recipe, speakable
+from thopter.kit import failpoint
 from thopter.kit.instructions import read_instructions
 from thopter.kit.names import friendly
 from thopter.kit.settings import parse
@@ -27,8 +30,9 @@ from thopter.model.api import Accepted, RunRequest
 from thopter.model.errors import BadInput, NotFound, Refused, StorageFull, ThopterError
 from thopter.model.events import Event
 from thopter.model.ids import BoxId, RunId, check_name, new_id
-from thopter.model.nouns import Box, BoxState, Run, RunState, Snapshot
+from thopter.model.nouns import Box, BoxState, Lease, Run, RunState, Snapshot
 from thopter.store.intents import Intent
+from thopter.store.pools import PoolBox
 from thopter.store.store import Tx
 
 _BRANCH = re.compile(r"(?!-)[A-Za-z0-9/_.+-]{1,200}")
@@ -54,6 +58,35 @@ class Ids(Struct, frozen=True):
         return cls(BoxId("box_" + stem), RunId("run_" + stem), "flow_" + stem)
 
 
+class Wanted(Struct, frozen=True, kw_only=True):
+    """What a request comes to, ready to be recorded under a name that is free."""
+
+    box: Box
+    run: Run
+    args: FlyArgs
+    lease: Lease
+    flow: str
+
+    def record(self, tx: Tx, names: list[str]) -> Intent:
+        """Record box, run, lease and intent; returns the intent."""
+        box = tx.boxes.reserve_name(self.box, names)
+        tx.runs.insert(self.run)
+        tx.leases.put(self.lease)
+        request = structs.asdict(structs.replace(self.args, name=box.name))
+        now = self.run.created_ms
+        intent = Intent(id=self.flow, kind="fly", request=request, created_ms=now, flow=self.flow)
+        created = Event(
+            kind="run.created",
+            at_ms=now,
+            box=box.id,
+            run=self.run.id,
+            flow=self.flow,
+            data={"name": box.name},
+        )
+        tx.events.append([created])
+        return tx.intents.add(intent)
+
+
 class Acceptor:
     """Checks, records and submits; see the module docstring."""
 
@@ -62,55 +95,84 @@ class Acceptor:
         self._stage = Stage(deps.paths.state)
 
     async def accept(self, req: RunRequest, *, task: bool) -> Accepted:
-        """Record a run (``task`` false: a thopter that waits at its prompt) and start its flow."""
+        """Record a run (``task`` false: a thopter that waits at its prompt) and start its flow: in a warm
+        box where one is like what is asked for, else in a box that is made."""
         self._check(req, task)
-        saved = await self._saved(req)
-        now = self.deps.clock.now_ms()
-        ids = Ids.make(now)
-        wish, run = self._records(req, ids, now, saved)
-        adopt = saved is not None and saved.repo is not None and not _places(req)
-        lease = new_lease(ids.box, self.deps.settings, now, req.keep_alive, req.idle_timeout)
-        settings = await self._agent_settings(req)
-        staged = await asyncio.to_thread(self._stage.put, ids.flow, req.furnishing.uploads)
+        want = await self._wanted(req)
         names = [req.name] if req.name else [friendly() for _ in range(_NAMES_TRIED)]
+        made_so = recipe(self.deps, want.box, want.args)
+        warm = [] if req.name or not speakable(self.deps, want.args) else await offers(self.deps, made_so)
 
         def record(tx: Tx) -> Intent:
-            box = tx.boxes.reserve_name(wish, names)
-            tx.runs.insert(run)
-            tx.leases.put(lease)
-            args = FlyArgs(
-                box=ids.box,
-                run=ids.run,
-                name=box.name,
-                prompt=req.prompt,
-                repo=req.repo,
-                branch=req.branch,
-                agent=req.agent,
-                session=run.session,
-                token=new_token(),
-                settings=settings,
-                adopt=adopt,
-                home=req.furnishing.home,
-                checkouts=tuple(req.furnishing.checkouts),
-                uploads=staged,
-                post_create=req.furnishing.post_create or str(self.deps.settings.get("box.post_create")),
-            )
-            intent = tx.intents.add(
-                Intent(id=ids.flow, kind="fly", request=structs.asdict(args), created_ms=now, flow=ids.flow)
-            )
-            data = {"name": box.name}
-            tx.events.append(
-                [Event(kind="run.created", at_ms=now, box=ids.box, run=ids.run, flow=ids.flow, data=data)]
-            )
-            return intent
+            before = tx.intents.find(want.flow)  # an earlier attempt at this very call
+            now = want.run.created_ms
+            taken = before or claim(tx, warm, made_so, want.args, want.lease, want.flow, now)
+            return taken or want.record(tx, names)
 
         try:
             intent = await self.deps.store.write(record)
         except ThopterError:
-            await asyncio.to_thread(self._stage.drop, ids.flow)
+            await asyncio.to_thread(self._stage.drop, want.flow)
             raise
+        if intent.kind == "take":
+            failpoint.hit("pool.claimed")
+            await hand_over(self.deps, convert(intent.request, TakeArgs))
+            self.deps.pool_wake.set()
         await self.submit(intent)
-        return Accepted(flow=ids.flow, name=str(intent.request["name"]), box=ids.box, run=ids.run)
+        given = intent.request
+        return Accepted(
+            flow=intent.flow, name=str(given["name"]), box=str(given["box"]), run=str(given["run"]),
+            warm=intent.kind == "take",
+        )  # fmt: skip
+
+    async def recipe(self, req: RunRequest) -> str:
+        """What a box for this request would be made of; raises what accepting it would raise."""
+        self._check(req, task=False)
+        want = await self._wanted(req)
+        return recipe(self.deps, want.box, want.args)
+
+    async def fill(self, req: RunRequest, pool: str) -> None:
+        """Begin a box for a pool: recorded as the pool's in the transaction that accepts it."""
+        self._check(req, task=False)
+        want = await self._wanted(req)
+        made_so = recipe(self.deps, want.box, want.args)
+        place = PoolBox(box=want.box.id, pool=pool, flow=want.flow, recipe=made_so)
+
+        def record(tx: Tx) -> Intent:
+            intent = want.record(tx, [friendly() for _ in range(_NAMES_TRIED)])
+            tx.leases.forget(want.box.id)  # nobody's time runs yet
+            tx.pools.add(place)
+            return intent
+
+        await self.submit(await self.deps.store.write(record))
+
+    async def _wanted(self, req: RunRequest) -> Wanted:
+        """Everything that is recorded of a request, but the name."""
+        saved = await self._saved(req)
+        now = self.deps.clock.now_ms()
+        ids = Ids.make(now)
+        box, run = self._records(req, ids, now, saved)
+        settings = await self._agent_settings(req)
+        staged = await asyncio.to_thread(self._stage.put, ids.flow, req.furnishing.uploads)
+        args = FlyArgs(
+            box=ids.box,
+            run=ids.run,
+            name=req.name,
+            prompt=req.prompt,
+            repo=req.repo,
+            branch=req.branch,
+            agent=req.agent,
+            session=run.session,
+            token=new_token(),
+            settings=settings,
+            adopt=saved is not None and saved.repo is not None and not _places(req),
+            home=req.furnishing.home,
+            checkouts=tuple(req.furnishing.checkouts),
+            uploads=staged,
+            post_create=req.furnishing.post_create or str(self.deps.settings.get("box.post_create")),
+        )
+        lease = new_lease(ids.box, self.deps.settings, now, req.keep_alive, req.idle_timeout)
+        return Wanted(box=box, run=run, args=args, lease=lease, flow=ids.flow)
 
     async def _agent_settings(self, req: RunRequest) -> dict[str, Any]:
         """What the agent of this run is told, as things are now."""
@@ -124,7 +186,7 @@ class Acceptor:
 
     def _records(self, req: RunRequest, ids: Ids, now: int, saved: Snapshot | None) -> tuple[Box, Run]:
         """The box and the run as they are first recorded."""
-        wish = Box(
+        box = Box(
             id=ids.box,
             name=req.name,
             provider=saved.provider if saved else str(self.deps.settings.get("provider")),
@@ -148,7 +210,7 @@ class Acceptor:
         )
         if saved is not None and not _places(req) and saved.cwd:
             run = structs.replace(run, repo=saved.repo, cwd=saved.cwd)
-        return wish, run
+        return box, run
 
     async def _saved(self, req: RunRequest) -> Snapshot | None:
         """The saved box to start from: the one that is named, else the default one."""

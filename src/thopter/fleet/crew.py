@@ -29,6 +29,7 @@ from thopter.fleet.pumps import pump, remember_words
 from thopter.fleet.reconcile import reconcile
 from thopter.fleet.saving import Saver
 from thopter.fleet.supervise import Nursery
+from thopter.fleet.take import Taker
 from thopter.fleet.turnstile import Turnstile
 from thopter.kit.channel import BoxLink
 from thopter.model.errors import ThopterError
@@ -62,6 +63,7 @@ class Crew:
         self.turnstile = Turnstile(deps.engine)
         launcher, destroyer = Launcher(deps), Destroyer(deps, self.saver)
         deps.engine.register("fly", launcher.fly, FlyArgs)
+        Taker(deps, launcher)
         deps.engine.register("destroy", destroyer.destroy, DestroyArgs)
 
     async def start(self) -> None:
@@ -143,6 +145,7 @@ class Crew:
         agent = self.deps.agents.get(run.agent) if run is not None else None
         live = LiveBox(self.deps, box, run, agent)
         live.is_dead = partial(notice_death, self.deps)
+        live.pooled = await self.deps.store.pools.holds(key)
         if run is not None:
             live.lineage = await lineage(self.deps, run)
             live.learn(await self.deps.store.evidence.of_run(run.id))

@@ -53,6 +53,7 @@ class Deps:
     identity: tuple[str, str]  # user.name and user.email for commits made in boxes
     credential_problem: Callable[[str], str]  # agent name -> why it can't reach its model, or ""
     golden_lock: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
+    pool_wake: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)  # look at the pools now
     _crew: Crew | None = None
 
     @property

@@ -10,7 +10,8 @@ from msgspec import Struct
 from thopter.fleet.deps import Deps
 from thopter.fleet.saving import Saver
 from thopter.flow.engine import FlowContext
-from thopter.model.nouns import RunState, SnapshotState
+from thopter.model.errors import Refused
+from thopter.model.nouns import Box, RunState, SnapshotState
 
 
 class DestroyArgs(Struct, frozen=True, kw_only=True):
@@ -18,6 +19,19 @@ class DestroyArgs(Struct, frozen=True, kw_only=True):
 
     box: str
     name: str
+
+
+async def end_box(deps: Deps, box: Box) -> str:
+    """Submit the destruction of a box, or join the one under way, or try again after one that failed;
+    returns the flow."""
+    async with deps.crew.turnstile.through(box.id, box.name, "destroy"):
+        for attempt in range(1, 1000):
+            flow = f"flow_end_{box.id}.{attempt}"
+            known = await deps.engine.knows(flow)
+            if not known or (await deps.engine.status(flow)).status != "failed":
+                await deps.engine.submit("destroy", DestroyArgs(box=box.id, name=box.name), flow_id=flow)
+                return flow
+    raise Refused(f"{box.id} could not be destroyed in a thousand attempts", hint="see 'thopter hub logs'")
 
 
 class Destroyer:

@@ -17,7 +17,7 @@ from thopter.fleet.deps import Deps, request_mark
 from thopter.fleet.dials import Dials
 from thopter.fleet.doctor import doctor
 from thopter.fleet.egress import Egress
-from thopter.fleet.end import DestroyArgs
+from thopter.fleet.end import end_box
 from thopter.fleet.facts import how_to_wake, known
 from thopter.fleet.furnish import chosen
 from thopter.fleet.keeper import Keeper
@@ -25,6 +25,7 @@ from thopter.fleet.launch import GIT_PORT, routes
 from thopter.fleet.live import LiveBox
 from thopter.fleet.notes import Notes
 from thopter.fleet.places import places_of
+from thopter.fleet.pool import WarmPool
 from thopter.fleet.saving import mend
 from thopter.fleet.session_log import SessionLogs
 from thopter.fleet.sleep import Sleep
@@ -67,6 +68,7 @@ class Info(Struct, frozen=True):
 
     boxes: int
     problem: str
+    warm: int = 0
 
 
 class Fleet:
@@ -84,6 +86,7 @@ class Fleet:
         self.logs = SessionLogs(deps)
         self.snapshots = Snapshots(deps)
         self.sleep = Sleep(deps)
+        self.pool = WarmPool(deps, self._acceptor)
         self.keeper = Keeper(deps, self.sleep, self.snapshots, self.destroy, self.freeze)
         self._crew.before_flows.append(partial(mend, deps, self._crew.saver))
         self.problem = ""
@@ -103,6 +106,7 @@ class Fleet:
         await self._crew.start()
         await self.notes.start(self._crew.spawn)
         self._crew.spawn("old transcripts", self.logs.keep_house())
+        self._crew.spawn("warm pool", self.pool.keep())
         self._crew.spawn("watch over boxes", self.keeper.watch())
         self._crew.spawn("revival", self.keeper.revive_lost())
         await self.egress.start(self._crew.spawn)
@@ -145,29 +149,23 @@ class Fleet:
         box = await self._find(name)
         if box.state is BoxState.CREATING:
             raise NotNow(f"{box.name} is still being created", hint=f"wait for it: 'thopter wait {box.name}'")
-        async with self._crew.turnstile.through(box.id, box.name, "destroy"):
-            flow = await self._end_flow(box.id)
-            await self.deps.engine.submit("destroy", DestroyArgs(box=box.id, name=box.name), flow_id=flow)
+        flow = await end_box(self.deps, box)
         return Accepted(flow=flow, name=box.name, box=box.id)
 
-    async def _end_flow(self, key: str) -> str:
-        """The id of the destruction under way, or of the next attempt when the last one failed."""
-        for attempt in range(1, 1000):
-            flow = f"flow_end_{key}.{attempt}"
-            if not await self.deps.engine.knows(flow):
-                return flow
-            if (await self.deps.engine.status(flow)).status != "failed":
-                return flow
-        raise Refused(f"{key} could not be destroyed in a thousand attempts", hint="see 'thopter hub logs'")
-
     async def views(self, include_gone: bool = False) -> list[ThopterView]:
-        """Every thopter, newest last."""
+        """Every thopter, newest last; with ``include_gone`` also what waits in a warm pool."""
         await self._crew.settled(_PATIENCE_S)
+        pooled = {b.box: b.pool for b in await self.deps.store.pools.boxes()}
         boxes = await self.deps.store.boxes.list(gone=include_gone)
         runs = await self.deps.store.runs.latest()
         talk = await self.deps.store.talk.views({box: run.id for box, run in runs.items()})
         now, owner = self.deps.clock.now_ms(), self.deps.owner
-        return [view(b, runs.get(b.id), self.live.get(b.id), owner, now, talk.get(b.id)) for b in boxes]
+        shown = [b for b in boxes if include_gone or b.id not in pooled]
+        lines = [view(b, runs.get(b.id), self.live.get(b.id), owner, now, talk.get(b.id)) for b in shown]
+        for line in lines:
+            line.pool = pooled.get(line.id, "")
+            line.task = "(waits in the warm pool)" if line.pool else line.task
+        return lines
 
     async def detail(self, name: str) -> ThopterDetail:
         """One thopter with the evidence behind its state."""
@@ -196,6 +194,8 @@ class Fleet:
             )
         telling.must_be_up(await self._find(name))
         live, run = await self._live(name)
+        if live.pooled:
+            raise NotNow(f"{live.box.name} waits in the warm pool", hint="'thopter run' gives it a task")
         result = await telling.tell(live, req)
         now = self.deps.clock.now_ms()
         await self.deps.store.events.append(
@@ -353,4 +353,5 @@ class Fleet:
 
     async def info(self) -> Info:
         """Counts, cheap."""
-        return Info(len(self.live), self.problem)
+        pooled = sum(live.pooled for live in self.live.values())
+        return Info(len(self.live), self.problem, pooled)

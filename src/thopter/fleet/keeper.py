@@ -110,7 +110,7 @@ class Keeper:
     async def _turn(self, live: LiveBox) -> None:
         """Save the end of a turn once, when the policy says so."""
         verdict, run = live.verdict, live.run
-        if str(self.deps.settings.get("run.checkpoint")) != "turn" or run is None:
+        if str(self.deps.settings.get("run.checkpoint")) != "turn" or run is None or live.pooled:
             return
         ended = verdict.state is RunState.WAITING and verdict.reason is WaitReason.TURN_END
         if not ended or not verdict.since_ms or live.box.state is not BoxState.READY:
@@ -138,7 +138,7 @@ class Keeper:
             if box.state is not BoxState.LOST:
                 continue
             run = await self.deps.crew.run_of(box.id)
-            if run is None:
+            if run is None or await self.deps.store.pools.holds(box.id):
                 continue
             try:
                 await self.deps.providers[box.provider].get(box.id)

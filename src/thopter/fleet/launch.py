@@ -47,6 +47,7 @@ class FlyArgs(Struct, frozen=True, kw_only=True):
     session: str
     token: str
     settings: dict[str, Any]
+    since_ms: int = 0  # a box made in the place of another: what the agent there did is not of this one
     adopt: bool = False  # the repository is the one in the saved box it starts from
     home: bool = False
     checkouts: tuple[Checkout, ...] = ()
@@ -108,14 +109,19 @@ class Launcher:
 
     async def fly(self, ctx: FlowContext, args: FlyArgs) -> dict[str, Any]:
         """See the module docstring. The result is ``{"name", "state", "problem"}``."""
-        await ctx.step("accept", lambda: self._accept(args), undo=lambda _r: self._give_up(ctx.flow_id, args))
-        await ctx.step("golden", lambda: self._golden(ctx, args), title="golden box")
-        repo: dict[str, Any] | None = None
+        await ctx.step("accept", lambda: self._accept(args), undo=lambda _r: self.give_up(ctx.flow_id, args))
+        await ctx.step("golden", lambda: self.golden(ctx, args), title="golden box")
+        repo: dict[str, Any] = {}
         if args.repo or args.checkouts:
             repo = await ctx.step("mirror", lambda: self.furnisher.mirror(args), title="repository mirror")
+        seen = await self.raise_box(ctx, args)
+        return {"name": args.name, "dirty": repo.get("dirty", 0), **seen}
+
+    async def raise_box(self, ctx: FlowContext, args: FlyArgs) -> dict[str, Any]:
+        """From nothing but the records and the mirrors to an agent that shows itself."""
         await ctx.step("box", lambda: self._box(args), undo=lambda _r: self._unbox(args))
         await ctx.step("gateways", lambda: self._gateways(args), undo=lambda _r: self._detach(args))
-        if repo is not None:
+        if args.repo or args.checkouts:
             await ctx.step("clone", lambda: self.furnisher.clone(args))
         elif args.adopt:
             await ctx.step("repository", lambda: self._adopt(args), title="its own branch")
@@ -126,10 +132,11 @@ class Launcher:
             command = self.furnisher.post_create
             await ctx.step("post-create", lambda: command(ctx, args), title="post-create command")
         await ctx.step("launch", lambda: self._launch(args), title="start agent")
-        seen = await ctx.step("sign", lambda: self._first_sign(args), title="first sign of work")
+        seen: dict[str, Any] = await ctx.step(
+            "sign", lambda: self._first_sign(args), title="first sign of work"
+        )
         await asyncio.to_thread(self.furnisher.stage.drop, ctx.flow_id)
-        note = (repo or {}).get("dirty", 0)
-        return {"name": args.name, "dirty": note, **seen}
+        return seen
 
     # ---------------------------------------------------------------------------------- steps
 
@@ -138,12 +145,13 @@ class Launcher:
         box = await self.deps.store.boxes.get(args.box)
         return {"box": box.id, "name": box.name}
 
-    async def _give_up(self, flow: str, args: FlyArgs) -> None:
+    async def give_up(self, flow: str, args: FlyArgs) -> None:
         """Undo of everything recorded: the box is gone, the run failed, the name is free again."""
         await asyncio.to_thread(self.furnisher.stage.drop, flow)
         await self.deps.crew.retire(args.box, RunState.FAILED, "it could not be started")
 
-    async def _golden(self, ctx: FlowContext, args: FlyArgs) -> dict[str, Any]:
+    async def golden(self, ctx: FlowContext, args: FlyArgs) -> dict[str, Any]:
+        """Build the golden box when there is none with the agent's version in it."""
         provider = await self._provider(args)
         if not isinstance(provider, Goldens):
             return {"built": False}
@@ -229,7 +237,7 @@ class Launcher:
     async def _launching(self, live: LiveBox, args: FlyArgs, agent: Agent) -> None:
         """Record the launch just before it is asked for: what comes later belongs to this life. A
         repeated step finds its agent running and must not begin another life."""
-        if any(e.fact is Fact.LAUNCHED for e in live.evidence):
+        if any(e.fact is Fact.LAUNCHED and e.at_ms >= args.since_ms for e in live.evidence):
             return
         now = self.deps.clock.now_ms()
         launched = Evidence(
@@ -251,7 +259,11 @@ class Launcher:
         signs = (Fact.SESSION_STARTED, Fact.TURN_STARTED, Fact.ACTIVITY, Fact.IDLE, Fact.BUSY)
         want = signs[1:3] if args.prompt else signs
         seen = await live.until(
-            lambda b: b.verdict.state in over or any(e.fact in want for e in b.evidence), _FIRST_SIGN_S
+            lambda b: (
+                b.verdict.state in over
+                or any(e.fact in want and e.at_ms >= args.since_ms for e in b.evidence)
+            ),
+            _FIRST_SIGN_S,
         )
         verdict = live.verdict
         problem = "" if seen else f"no sign of work within {_FIRST_SIGN_S:.0f} s"

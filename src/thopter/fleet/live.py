@@ -48,6 +48,7 @@ class LiveBox:
         self.offset_ms = 0  # hub time minus box time
         self.lineage: frozenset[str] = frozenset()  # sessions whose past is this run's own
         self.saved_turn = ""  # the end of turn that was saved last
+        self.pooled = False  # it waits in a warm pool and is nobody's yet
         self.attended = 0  # commands and terminals that people have open in the box
         self.trouble = ""  # what the model gateway sees going wrong now
         self.held_up = False  # the model gateway saw a rate limit, and nothing get through since

@@ -93,6 +93,8 @@ class Notes:
             run = await self._deps.store.runs.get(event.run)
         except NotFound:
             return
+        if await self._deps.store.pools.holds(event.box):
+            return  # a warm box is nobody's yet
         if event.kind == "run.budget":
             found: Ring | None = self._budget(event)
         else:
@@ -132,7 +134,7 @@ class Notes:
         now = self._deps.clock.now_ms()
         rules = note_rules.rules_of(self._deps.settings)
         for live in list(self._live.values()):
-            if live.run is None:
+            if live.run is None or live.pooled:
                 continue
             situation = Situation(
                 run=live.run.id,

@@ -55,7 +55,7 @@ class Hub:
         )
         if inside is not None:
             fleet = await inside.fleet.info()
-            found.boxes, found.problem = fleet.boxes, fleet.problem
+            found.boxes, found.warm, found.problem = fleet.boxes, fleet.warm, fleet.problem
         elif self.failure is not None:
             found.problem = self.failure.message
         return found

@@ -61,12 +61,14 @@ class BoxTable:
         ]
 
     def find(self, name: str) -> Box:
-        """The one box that is not gone and has this name, or whose name alone starts so.
+        """The one box that is not gone and has this name, or whose name alone starts so (boxes that
+        wait in a pool are found by their whole name only).
 
         NotFound; Conflict listing the matches when the beginning is ambiguous."""
         rows = self._conn.rows(
-            f"SELECT {_COLUMNS} FROM boxes WHERE name >= ? AND name < ? AND state <> 'gone' ORDER BY name",
-            (name, name + "\U0010ffff"),
+            f"""SELECT {_COLUMNS} FROM boxes WHERE name >= ? AND name < ? AND state <> 'gone'
+                  AND (name = ? OR id NOT IN (SELECT box FROM pool_boxes)) ORDER BY name""",
+            (name, name + "\U0010ffff", name),
         )
         boxes = [_box(r) for r in rows] if name else []
         exact = [b for b in boxes if b.name == name]

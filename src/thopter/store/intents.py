@@ -61,12 +61,17 @@ class IntentTable:
         )  # fmt: skip
         return self.get(intent.id)
 
+    def find(self, intent: str) -> Intent | None:
+        """The intent with this id, or None."""
+        row = self._conn.row(f"SELECT {_COLUMNS} FROM intents WHERE id = ?", (intent,))
+        return _intent(row) if row else None
+
     def get(self, intent: str) -> Intent:
         """The intent with this id; NotFound."""
-        row = self._conn.row(f"SELECT {_COLUMNS} FROM intents WHERE id = ?", (intent,))
-        if row is None:
+        found = self.find(intent)
+        if found is None:
             raise NotFound(f"there is no request {intent}")
-        return _intent(row)
+        return found
 
     def open(self) -> list[Intent]:
         """Those neither done nor dropped, oldest first."""

@@ -40,6 +40,10 @@ class LeaseTable:
         row = self._conn.row(f"SELECT {_COLUMNS} FROM leases WHERE box = ?", (box,))
         return _lease(row) if row else None
 
+    def forget(self, box: str) -> None:
+        """The box has none."""
+        self._conn.run("DELETE FROM leases WHERE box = ?", (box,))
+
     def all(self) -> list[Lease]:
         """The leases of boxes that are not gone."""
         names = ", ".join("l." + c.strip() for c in _COLUMNS.split(","))

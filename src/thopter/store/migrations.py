@@ -15,6 +15,7 @@ from thopter.store.db import Conn
 from thopter.store.migrations_egress import m009_egress
 from thopter.store.migrations_home import m007_variables
 from thopter.store.migrations_notes import m008_notes
+from thopter.store.migrations_pool import m010_pools
 from thopter.store.migrations_snapshots import m005_snapshots
 
 Migration = Callable[[Conn], None]
@@ -137,3 +138,4 @@ migration(migrations_talk.m006_talk)
 migration(m007_variables)
 migration(m008_notes)
 migration(m009_egress)
+migration(m010_pools)

@@ -30,6 +30,7 @@ from thopter.store.intents import Intents, IntentTable
 from thopter.store.leases import Leases, LeaseTable
 from thopter.store.migrations import migrate
 from thopter.store.notes import Notes, NoteTable
+from thopter.store.pools import Pools, PoolTable
 from thopter.store.runs import Runs, RunTable
 from thopter.store.snapshots import SnapshotStore, SnapshotTable
 from thopter.store.talk import LabelTable, LetterTable, Talk
@@ -57,6 +58,7 @@ class Tx:
         self.snapshots = SnapshotTable(conn)
         self.leases = LeaseTable(conn)
         self.variables = VariableTable(conn)
+        self.pools = PoolTable(conn)
 
 
 class Ingested(Struct, frozen=True):
@@ -85,6 +87,7 @@ class Store:
         self.snapshots = SnapshotStore(db)
         self.leases = Leases(db)
         self.variables = Variables(db)
+        self.pools = Pools(db)
 
     @classmethod
     async def open(cls, path: Path) -> Store:

@@ -10,6 +10,7 @@ from thopter.hub.api import (
     hub,
     log,
     notes,
+    pool,
     ports,
     sleep,
     snapshots,
@@ -34,4 +35,5 @@ ROUTES = (
     *notes.ROUTES,
     *log.ROUTES,
     *egress.ROUTES,
+    *pool.ROUTES,
 )

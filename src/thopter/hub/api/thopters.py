@@ -24,7 +24,7 @@ _START_MAX = 56 * MIB  # 32 MiB of uploads are 43 in JSON
 
 
 class ListQuery(Struct, kw_only=True):
-    """``gone``: also those that were destroyed."""
+    """``gone``: also those that were destroyed, and those that wait in a warm pool."""
 
     gone: bool = False
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from thopter.hub.ports.egress import EgressPort
 from thopter.hub.ports.log import LogsPort
 from thopter.hub.ports.notes import NotesPort
+from thopter.hub.ports.pool import PoolPort
 from thopter.hub.ports.sleep import SleepPort
 from thopter.hub.ports.snapshots import SnapshotsPort
 from thopter.hub.ports.talk import TalkPort
@@ -75,6 +76,10 @@ class FleetInfo(Protocol):
         """Boxes that exist now."""
 
     @property
+    def warm(self) -> int:
+        """Of these, those that wait in warm pools."""
+
+    @property
     def problem(self) -> str:
         """What keeps the hub from working as it should."""
 
@@ -98,6 +103,10 @@ class FleetPort(Protocol):
     @property
     def variables(self) -> VariablesPort:
         """Variables that new boxes get."""
+
+    @property
+    def pool(self) -> PoolPort:
+        """Boxes that are kept ready."""
 
     @property
     def notes(self) -> NotesPort:

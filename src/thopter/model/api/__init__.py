@@ -52,12 +52,14 @@ class CreateRequest(Struct, kw_only=True):
 
 
 class Accepted(Struct, kw_only=True):
-    """The answer to a mutating call: it is durable; ``flow`` is where its progress can be read."""
+    """The answer to a mutating call: it is durable; ``flow`` is where its progress can be read. ``warm``:
+    it begins in a box that was made ahead, whose agent runs already."""
 
     flow: str
     name: str
     box: str = ""
     run: str = ""
+    warm: bool = False
 
 
 class Step(Struct, kw_only=True):
@@ -115,6 +117,7 @@ class ThopterView(Struct, kw_only=True):
     statusline: str = ""
     statusline_by: str = ""
     queued: int = 0
+    pool: str = ""  # the warm pool it waits in, nobody's yet
 
 
 class ThopterDetail(Struct, kw_only=True):
@@ -211,6 +214,7 @@ class HubInfo(Struct, kw_only=True):
     started_ms: int
     ready: bool
     boxes: int = 0
+    warm: int = 0  # of these, how many wait in warm pools
     problem: str = ""
     listeners: list[str] = field(default_factory=list)
 
