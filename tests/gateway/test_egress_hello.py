@@ -72,28 +72,41 @@ def test_hidden_names_and_missing_ones_are_seen() -> None:
     assert read_hello(raw) == Hello(name=None, ech=False)
 
 
+NOT = "this is not TLS"
+SIZE = "a TLS record of a size that is not allowed"
+KIND = "the first TLS message is no client hello"
+TWICE = "an extension of the TLS hello comes twice"
+MANY = "more than one server name"
+UNKNOWN = "a server name of an unknown kind"
+ASCII = "a server name that is not ASCII"
+SHORT = "a field of the TLS hello is cut short"
+AFTER = "bytes after the extensions of the TLS hello"
+LONG = "the TLS hello is too long"
+
+
 @pytest.mark.parametrize(
     ("raw", "says"),
     [
-        (b"GET / HTTP/1.1\r\n", "not TLS"), (b"G", "not TLS"), (b"\x16\x02", "not TLS"),
-        (b"\x17\x03", "not TLS"),
-        (b"\x16\x04\x01", "not TLS"), (b"\x16\x03\x01\x00\x00", "size"), (b"\x16\x03\x01\x40\x01", "size"),
-        (made(b"", kind=2), "no client hello"), (made(sni(b"a.test") + sni(b"b.test")), "comes twice"),
-        (made(extension(5, b"") + extension(5, b"")), "comes twice"),
-        (made(sni(b"a", b"b")), "more than one"),
-        (made(sni(b"a", extra=b"x")), "more than one"), (made(sni(b"a", kind=1)), "unknown kind"),
-        (made(sni(b"\xc3\xbc.test")), "not ASCII"), (made(extension(0, b"")), "cut short"),
-        (made(extension(0, b"\x00\x05\x00")), "cut short"), (made(b"\x00\x00\x00"), "cut short"),
-        (made(b"\x00\x00\x00\x09abc"), "cut short"),
-        (made(sni(b"a.test"), rest=b"x"), "after the extensions"),
-        (b"\x16\x03\x01\x00\x04\x01\x00\x00\x10" + b"\x16\x03\x01\x00\x10" + bytes(16), "cut short"),
-        (b"\x16\x03\x01\x40\x00\x01\x01\x00\x00" + bytes(16380), "too long"),
+        (b"GET / HTTP/1.1\r\n", NOT), (b"G", NOT), (b"\x16\x02", NOT),
+        (b"\x17\x03", NOT),
+        (b"\x16\x04\x01", NOT), (b"\x16\x03\x01\x00\x00", SIZE), (b"\x16\x03\x01\x40\x01", SIZE),
+        (made(b"", kind=2), KIND), (made(sni(b"a.test") + sni(b"b.test")), TWICE),
+        (made(extension(5, b"") + extension(5, b"")), TWICE),
+        (made(sni(b"a", b"b")), MANY),
+        (made(sni(b"a", extra=b"x")), MANY), (made(sni(b"a", kind=1)), UNKNOWN),
+        (made(sni(b"\xc3\xbc.test")), ASCII), (made(extension(0, b"")), SHORT),
+        (made(extension(0, b"\x00\x05\x00")), SHORT), (made(b"\x00\x00\x00"), SHORT),
+        (made(b"\x00\x00\x00\x09abc"), SHORT),
+        (made(sni(b"a.test"), rest=b"x"), AFTER),
+        (b"\x16\x03\x01\x00\x04\x01\x00\x00\x10" + b"\x16\x03\x01\x00\x10" + bytes(16), SHORT),
+        (b"\x16\x03\x01\x40\x00\x01\x01\x00\x00" + bytes(16380), LONG),
     ],
     ids=str,
 )  # fmt: skip
 def test_what_is_no_plain_hello_is_told(raw: bytes, says: str) -> None:
-    with pytest.raises(NotTls, match=says):
+    with pytest.raises(NotTls) as e:
         read_hello(raw)
+    assert str(e.value) == says
 
 
 def test_the_largest_hello_is_the_largest() -> None:
@@ -109,8 +122,9 @@ def test_the_largest_hello_is_the_largest() -> None:
     assert read_hello(records[:-1]) is None
     # one byte a record: too much wrapping for what it holds
     dripped = b"".join(b"\x16\x03\x01\x00\x01" + message[at : at + 1] for at in range(14000))
-    with pytest.raises(NotTls, match="too long"):
+    with pytest.raises(NotTls) as e:
         read_hello(dripped)
+    assert str(e.value) == LONG
 
 
 @pytest.mark.fuzz

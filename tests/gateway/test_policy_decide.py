@@ -13,6 +13,7 @@ from thopter.gateway.policy.decide import decide
 from thopter.gateway.policy.hosts import (
     BadHost,
     canonical_host,
+    canonical_pattern,
     is_address,
     specificity,
 )
@@ -83,21 +84,53 @@ def test_hosts_have_one_spelling(raw: str, canonical: str) -> None:
     assert canonical_host(raw.upper().replace("0X", "0x")) == canonical
 
 
+LETTERS = "a host has only letters, digits, '-', '_' and '.'"
+PARTS = "a part of the name is empty, too long, or begins or ends with '-'"
+V4 = "that is no IPv4 address, and no name ends in a number"
+LARGE = "a part of the IPv4 address is too large"
+NUMBER = "a part of the IPv4 address is no number"
+V6 = "that is no IPv6 address"
+ASCII = "a host is written in ASCII here (an international name as xn--…)"
+
+
 @pytest.mark.parametrize(
-    "raw",
+    ("raw", "why"),
     [
-        "256.1.1.1", "1.2.3.4.5", "1.2.3.256", "1.2.65536", "1.16777216", "4294967296", "08", "09.1.1.1",
-        "example.123", "example.0x1", "1..2", "0xg.1", "[::1", "::1]", "[::1%eth0]", "[1.2.3.4]", "[]", "[:]",
-        "[::g]", "[::1]:443", "a b", "a\tb", "a.", ".", "..", "-a", "a-", "a.-b.c", "a..b", "ü.de", "a" * 64,
-        "a." * 127 + "b", "%61.com", "a/b", "x" * 300,
+        ("256.1.1.1", LARGE), ("1.2.3.4.5", V4), ("1.2.3.256", LARGE), ("1.2.65536", LARGE),
+        ("1.16777216", LARGE),
+        ("4294967296", LARGE), ("1.2.3.4.0", V4), ("08", NUMBER), ("09.1.1.1", NUMBER), ("example.123", V4),
+        ("example.0x1", V4), ("1..2", V4), ("0xg.1", V4), ("[::1", LETTERS), ("::1]", LETTERS),
+        ("[::1%eth0]", V6), ("[1.2.3.4]", V6), ("[]", V6), ("[:]", V6), ("[::g]", V6), ("[::1]:443", LETTERS),
+        ("a b", LETTERS), ("a\tb", LETTERS), (".", PARTS), ("..", PARTS), ("-a", PARTS), ("a-", PARTS),
+        ("a.-b.c", PARTS), ("a..b", PARTS), ("ü.de", ASCII), ("a" * 64, PARTS), ("a." * 127 + "b", LETTERS),
+        ("a." * 126 + "bb", PARTS), ("%61.com", LETTERS), ("a/b", LETTERS), ("x" * 300, LETTERS),
+        ("", LETTERS),
     ],
 )  # fmt: skip
-def test_what_is_no_plain_host_is_no_host(raw: str) -> None:
-    if raw == "a.":
-        assert canonical_host(raw) == "a"
-        return
-    with pytest.raises(BadHost, match=r"\w{3,} .*\w"):
+def test_what_is_no_plain_host_is_told_so(raw: str, why: str) -> None:
+    with pytest.raises(BadHost) as e:
         canonical_host(raw)
+    assert str(e.value) == why
+
+
+def test_addresses_are_told_from_names() -> None:
+    assert is_address("::1")
+    assert is_address("1.2.3.4")
+    assert not is_address("a.b")
+    assert not is_address("1a")
+
+
+@pytest.mark.parametrize(
+    ("raw", "why"),
+    [
+        ("*.1.2.3", "a wildcard can't stand before an address"),
+        ("*.com", "under com anybody can have a name; list the hosts one by one"), ("*", LETTERS),
+    ],
+)  # fmt: skip
+def test_what_is_no_pattern_is_told_so(raw: str, why: str) -> None:
+    with pytest.raises(BadHost) as e:
+        canonical_pattern(raw)
+    assert str(e.value) == why
 
 
 @pytest.mark.fuzz
@@ -210,10 +243,11 @@ def test_the_most_specific_host_decides() -> None:
         assert ask(policy, "b.a.test").rule.name == "narrow"
         assert ask(policy, "b.a.test").inspect is True
         assert ask(policy, "x.a.test", "https", target="/ok/1").rule.name == "exact"
-        assert ask(policy, "x.a.test", "https", target="/no").code == "path"
+        assert ask(policy, "x.a.test", "https", target="/no").reason == "that path of x.a.test is not allowed"
         assert ask(policy, "b.a.test", "https", method="POST").code == "method"
     both = rule("x.a.test", "*.test", name="both")
     assert ask(Policy(name="p", rules=(narrow, both)), "x.a.test").rule.name == "both"
+    assert specificity("a") == 1000
     assert specificity("a") > specificity("*." + "a" * 250) > specificity("*.aa") > specificity("*.a") > 0
 
 

@@ -168,6 +168,17 @@ def test_a_credential_is_used_only_where_it_may_be_and_never_in_the_clear() -> N
     assert found.rules[0].inspect
 
 
+def test_registries_may_be_mirrored_in_a_network_that_is_named() -> None:
+    text = "[policies.a]\nregistries=['npm']\nregistry_addresses=['10.1.0.0/16']\n"
+    text += (
+        "[policies.b]\nextends='a'\nregistries=['pypi']\n[[policies.b.hosts]]\nhost='a.test'\ninspect=true"
+    )
+    found = book(text).policies
+    assert [r.addresses for r in found["a"].rules] == [("10.1.0.0/16",)]
+    assert [r.addresses for r in found["b"].rules] == [("10.1.0.0/16",), ("10.1.0.0/16",), ()]
+    assert "no network" in problems("[policies.a]\nregistry_addresses=['x']")[0][1]
+
+
 def test_what_is_unwise_or_without_effect_is_a_warning() -> None:
     text = "[policies.a]\nisolation='vm'\n[[policies.a.hosts]]\nhost='a.test'\n[policies.a.budgets]\nusd=3\n"
     text += "[[policies.a.hosts]]\nhost='127.0.0.1'\naddresses=['127.0.0.0/8']\ntls=false\n"

@@ -122,9 +122,12 @@ class TlsWire(Wire):
 @functools.cache
 def upstream_context() -> ssl.SSLContext:
     """A verifying client context: the system's (or ``SSL_CERT_FILE``'s) trust, HTTP/1.1 only."""
-    import httpx2  # here, since only a gateway that opens TLS needs it
+    context = ssl.create_default_context()
+    paths = ssl.get_default_verify_paths()
+    if not (paths.cafile or paths.capath):  # a Python that does not know where the system has it
+        import certifi
 
-    context = httpx2.create_ssl_context(trust_env=True)
+        context.load_verify_locations(certifi.where())
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     return context

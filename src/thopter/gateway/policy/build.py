@@ -26,7 +26,7 @@ _FRAMING = frozenset(
 Where = tuple[str | int, ...]
 
 
-def registry_rules(names: Iterable[str]) -> tuple[Rule, ...]:
+def registry_rules(names: Iterable[str], addresses: tuple[str, ...] = ()) -> tuple[Rule, ...]:
     """The rules behind ``registries``: reading only, no long queries, nobody's credentials."""
     return tuple(
         Rule(
@@ -37,6 +37,7 @@ def registry_rules(names: Iterable[str]) -> tuple[Rule, ...]:
             inspect=True,
             plain=REGISTRIES[name].plain,
             query_max=QUERY_MAX,
+            addresses=addresses,
         )
         for name in names
     )
@@ -84,6 +85,8 @@ def _policy(check: Checker, name: str, table: Mapping[str, Any], base: Policy) -
     new = {c.name for c in own}
     credentials = (*(c for c in base.credentials if c.name not in new), *own)
     registries = tuple(dict.fromkeys((*base.registries, *table.get("registries", ()))))
+    nets = _networks(check, (*where, "registry_addresses"), table.get("registry_addresses", ()))
+    nets = nets or base.registry_addresses
     rules = [
         rule
         for at, item in enumerate(table.get("hosts", ()))
@@ -97,9 +100,10 @@ def _policy(check: Checker, name: str, table: Mapping[str, Any], base: Policy) -
     policy = msgspec.structs.replace(
         base,
         name=name,
-        rules=(*kept, *registry_rules(registries), *rules),
+        rules=(*kept, *registry_rules(registries, nets), *rules),
         deny=deny,
         registries=registries,
+        registry_addresses=nets,
         credentials=credentials,
         git=_group(check, (*where, "git"), table, base.git, keys.GIT),
         budgets=_group(check, (*where, "budgets"), table, base.budgets, keys.BUDGETS),
@@ -187,7 +191,7 @@ def _rule(check: Checker, where: Where, at: int, raw: Any, credentials: Iterable
     tls = table.get("tls", True)
     _rule_contradictions(check, where, table, look)
     _uses(check, where, name, hosts, credentials)
-    addresses = _networks(check, where, table.get("addresses", ()))
+    addresses = _networks(check, (*where, "addresses"), table.get("addresses", ()))
     if not tls and tls is not None:
         check.warn((*where, "tls"), "what goes through this tunnel can't be looked at")
     elif not look:
@@ -258,12 +262,12 @@ def _networks(check: Checker, where: Where, raw: Iterable[Any]) -> tuple[str, ..
         try:
             network = ipaddress.ip_network(str(item))
         except ValueError:
-            check.bad((*where, "addresses"), f"{str(item)[:60]!r} is no network such as 10.1.0.0/16")
+            check.bad(where, f"{str(item)[:60]!r} is no network such as 10.1.0.0/16")
             continue
         if network.prefixlen < 8:
-            check.bad((*where, "addresses"), f"{network} is far too wide")
+            check.bad(where, f"{network} is far too wide")
         if network.is_loopback:
-            check.warn((*where, "addresses"), f"{network}: services of the hub's own machine are reached")
+            check.warn(where, f"{network}: services of the hub's own machine are reached")
         found.append(str(network))
     return tuple(found)
 

@@ -73,7 +73,7 @@ def _ipv4(parts: list[str]) -> str:
 def _part(text: str) -> int:
     if text.startswith("0x"):
         return int(text[2:] or "0", 16)
-    return int(text, 8) if len(text) > 1 and text.startswith("0") else int(text)
+    return int(text, 8) if text.startswith("0") else int(text)
 
 
 def canonical_pattern(raw: str) -> str:

@@ -33,6 +33,9 @@ POLICY = {
     "doc": _("text", "One sentence for people."),
     "extends": _("text", "A policy whose hosts, denials, credentials and values this one starts from."),
     "registries": _("list", "Package registries, read-only.", choices=tuple(REGISTRIES)),
+    "registry_addresses": _(
+        "list", "Networks that are not public in which those may be: a mirror here that has their names."
+    ),
     "hosts": _("tables", "What else may be reached; see the keys of a host."),
     "deny": _("list", "Hosts (exact or `*.suffix`) that stay closed whatever else is said."),
     "credentials": _("table", "Secrets that the gateway adds, by name; see the keys of a credential."),

@@ -84,6 +84,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     rules: tuple[Rule, ...] = ()
     deny: tuple[str, ...] = ()
     registries: tuple[str, ...] = ()
+    registry_addresses: tuple[str, ...] = ()
     credentials: tuple[Credential, ...] = ()
     unknown: Literal["deny", "ask"] = "deny"
     ask_seconds: int = 60

@@ -6,7 +6,8 @@ import re
 
 from thopter.gateway.http1 import safe_value
 
-_DOT = re.compile(r"(?:\.|%2e){1,2}", re.IGNORECASE)
+_UP = re.compile(r"(?:\.|%2e){2}", re.IGNORECASE)
+_HERE = re.compile(r"\.|%2e", re.IGNORECASE)
 _AMBIGUOUS = re.compile(r"%(?:2f|5c|00|25)|\\|//|;|%(?![0-9a-f]{2})", re.IGNORECASE)
 _PATTERN = re.compile(r"/[A-Za-z0-9._~!$&'()+,=:@*/-]*")
 
@@ -18,30 +19,29 @@ def split_target(target: str) -> tuple[str, str]:
 
 
 def bad_path(path: str) -> str:
-    """Return why ``path`` can't be judged by its text, or "". Dot segments, encoded or not, are what
-    servers resolve after we have looked."""
+    """Return why ``path`` can't be judged by its text, or "". A segment that goes up, encoded or not, is
+    what servers resolve after we have looked."""
     if not path.startswith("/") or not safe_value(path) or set(path) & {"#", " ", "\t"}:
         return "the path is not plain text that starts with '/'"
-    if any(_DOT.fullmatch(segment) for segment in path.split("/")):
-        return "the path has a '.' or '..' segment"
+    if any(_UP.fullmatch(segment) for segment in path.split("/")):
+        return "the path has a '..' segment"
     return ""
 
 
 def ambiguous(path: str) -> str:
     """Return why ``path`` can't be held against patterns, or "": encoded separators and the like."""
-    return (
-        "the path has an encoded or doubled separator, a ';' or a bad '%'" if _AMBIGUOUS.search(path) else ""
-    )
+    if _AMBIGUOUS.search(path) or any(_HERE.fullmatch(segment) for segment in path.split("/")):
+        return "the path has a '.' segment, an encoded or doubled separator, a ';' or a bad '%'"
+    return ""
 
 
 def check_pattern(pattern: str) -> str:
     """Return what is wrong with a rule's path, or ""."""
     if not _PATTERN.fullmatch(pattern):
         return "a path starts with '/' and has only plain characters and '*'"
-    if bad_path(pattern) or "//" in pattern:
+    if bad_path(pattern) or ambiguous(pattern):
         return "a path has no '.', '..' or empty segment"
-    inner = pattern[:-2] if pattern.endswith("/*") else pattern
-    if any("*" in s and s != "*" for s in inner.split("/")):
+    if any("*" in s and s != "*" for s in pattern.split("/")):
         return "'*' stands for a whole segment, or at the end ('/*') for everything below"
     return ""
 
