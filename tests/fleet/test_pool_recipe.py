@@ -55,6 +55,14 @@ def test_what_the_box_is_counts(more: dict[str, Any]) -> None:
     assert made_of(box=structs.replace(BOX, **more)) != made_of()
 
 
+def test_a_box_that_may_reach_something_else_is_another_box() -> None:
+    def under(name: str, why: str, ca: bool = True) -> str:
+        return made_of(box=structs.replace(BOX, memory={"policy": {"name": name, "why": why, "ca": ca}}))
+
+    assert under("default", "asked for") == under("default", "the default")
+    assert len({made_of(), under("default", ""), under("closed", ""), under("default", "", ca=False)}) == 4
+
+
 def test_who_commits_counts() -> None:
     assert made_of(identity=("Ada", "tess@example.invalid")) != made_of()
     assert made_of(owner="Ada") != made_of()

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from thopter.fleet.boxnet import chosen
 from thopter.fleet.deps import Deps
 from thopter.fleet.launch import FlyArgs
 from thopter.fleet.live import LiveBox
@@ -22,11 +23,12 @@ _OWN = frozenset({"box", "run", "name", "prompt", "branch", "session", "token", 
 
 def recipe(deps: Deps, box: Box, args: FlyArgs) -> str:
     """A digest of everything that a box and its running agent were made of: what was asked for, settings,
-    limits, snapshot, versions. ``box`` and ``args`` are those of the flow that makes it."""
+    limits, snapshot, versions, policy. ``box`` and ``args`` are those of the flow that makes it."""
     asked = {k: v for k, v in msgspec.to_builtins(args).items() if k not in _OWN}
     made = [box.provider, box.snapshot, box.golden, msgspec.to_builtins(box.limits)]
     part = msgspec.to_builtins(deps.agents[args.agent].golden_part(args.settings))
-    whole: list[Any] = [asked, made, part, list(deps.identity), deps.owner]
+    policy = {k: chosen(box).get(k) for k in ("name", "ca")}  # never a box that may reach something else
+    whole: list[Any] = [asked, made, part, list(deps.identity), deps.owner, policy]
     return hashlib.sha256(msgspec.json.encode(whole, order="sorted")).hexdigest()[:32]
 
 
