@@ -211,6 +211,12 @@ def test_attach_shows_the_agents_screen_and_detaches(flag: Live):
     }
 
 
+def test_screen_prints_what_the_agent_shows(flag: Live):
+    shown = flag.ok("screen", "flag").out
+    assert "hello" in shown and "\x1b" not in shown
+    assert flag.ok("screen", "flag", "--json").json()["name"] == "flag"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_the_terminal_is_put_back_when_attach_is_killed(flag: Live, number: signal.Signals):
     with Terminal(flag, "attach", "flag") as terminal:

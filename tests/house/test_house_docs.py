@@ -8,10 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from house_files import ROOT, name, python, tracked, tree
 
-from thopter.cli.commands import ALIASES, SECTIONS
+from thopter.cli.commands import ALIASES, SECTIONS, load
 from thopter.kit.settings import SETTINGS
 from thopter.model.errors import ThopterError
 
@@ -118,3 +119,20 @@ def test_every_test_that_parity_or_the_battery_names_exists() -> None:
             if function not in known.get(f"tests/{file}", set()):
                 missing.append(f"{row}: {test}")
     assert missing == []
+
+
+def test_what_stands_in_the_place_of_old_commands_exists() -> None:
+    text = (ROOT / "docs/coming-from.md").read_text("utf-8")
+    rows = [r.strip("|").split("|") for r in text.splitlines() if r.startswith("| ") and r.count("|") >= 4]
+    named = {m for row in rows for m in re.findall(r"`thopter ([^`]+)`", row[1])}
+    assert len(named) > 40
+    for words in sorted(named):
+        command = load(words.split()[0])
+        assert command is not None, f"there is no command thopter {words}"
+        for word in words.split()[1:]:
+            if isinstance(command, click.Group) and word.isidentifier() and word.islower():
+                command = command.commands.get(word)
+                assert command is not None, f"there is no command thopter {words}"
+            elif word.startswith("-") and word != "--":
+                options = {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
+                assert word.partition("=")[0] in options, f"thopter {words}: no option {word}"

@@ -30,6 +30,7 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("statusline", "labels:statusline", "Set the line shown as its task."),
             ("egress", "egress:egress", "What a box reached and was refused; allow it more."),
             ("check", "life:check", "Is its tmux there, is its agent running?"),
+            ("screen", "life:screen", "Print what its agent's screen shows now."),
             ("logs", "hub:logs", "Show the hub's log, or a thopter's."),
         ),
     ),

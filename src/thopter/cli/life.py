@@ -1,4 +1,4 @@
-"""Commands on a thopter's life: ``wait``, ``check``, ``freeze``, ``thaw``, ``destroy``."""
+"""Commands on a thopter's life: ``wait``, ``check``, ``screen``, ``freeze``, ``thaw``, ``destroy``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from thopter.cli.follow import refreshes
 from thopter.cli.status_view import as_json as view_as_json
 from thopter.cli.status_view import state_of
 from thopter.cli.text import plural
-from thopter.kit.sanitize import one_line
+from thopter.kit.sanitize import clean, one_line
 from thopter.model.api import ThopterView
 from thopter.model.errors import (
     BadInput,
@@ -106,6 +106,20 @@ def check(app: App, name: str, as_json: bool) -> None:
             app.out(f"{label:<6} {'yes' if value else 'no'}")
     if not (found.tmux and found.agent):
         app.exit(1)
+
+
+@click.command()
+@name_argument()
+@json_option()
+@pass_app
+def screen(app: App, name: str, as_json: bool) -> None:
+    """Print what the agent's screen shows now, as plain text."""
+    name = app.name(name)
+    text = app.hub.screen(name)
+    if as_json:
+        app.json({"name": name, "screen": text})
+    else:
+        app.out(clean(text).rstrip())
 
 
 @click.command()

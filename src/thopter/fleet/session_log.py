@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import resource
 import sys
@@ -22,11 +23,13 @@ from thopter.store.events import EventFilter
 
 _PAGE = 500
 _EVENTS = 2000
+log = logging.getLogger(__name__)
+
 _PAGE_SECONDS = 120.0
 _PAGE_CPU = 100
 _PAGE_MEMORY = 3 << 30
 _PAGE_SIZE = 512 << 20
-_KEPT_MS = 90 * 86_400_000
+_DAY_MS = 86_400_000
 _PRUNE_S = 6 * 3600.0
 _NOISE = ("entry",)  # the conversation is read by other means
 
@@ -39,12 +42,22 @@ class SessionLogs:
         self._making = asyncio.Lock()
 
     async def keep_house(self) -> None:
-        """Remove, now and then, copies of transcripts of boxes long gone."""
+        """Forget, now and then, thopters that are long gone, their transcripts too."""
         while True:
-            state, now = self._deps.paths.state, self._deps.clock.now_ms()
-            keep = {str(run.id) for run in (await self._deps.store.runs.latest()).values()}
-            await finish(transcripts.prune, state, keep, now - _KEPT_MS)
+            days = int(self._deps.settings.get("hub.keep_days"))
+            if days:
+                await self.forget(self._deps.clock.now_ms() - days * _DAY_MS)
             await self._deps.clock.sleep(_PRUNE_S)
+
+    async def forget(self, before_ms: int) -> None:
+        """Forget what went before then. A hub that ends in the middle does the rest the next time."""
+        store = self._deps.store
+        while forgotten := await store.gone.forget(before_ms):
+            log.info("forgot %s", ", ".join(forgotten))
+        while await store.gone.events(before_ms):
+            await self._deps.clock.sleep(0.1)  # others want to write too
+        keep = {str(run.id) for run in (await store.runs.latest()).values()}
+        await finish(transcripts.prune, self._deps.paths.state, keep, before_ms)
 
     async def entries(self, name: str) -> AsyncIterator[bytes]:
         """Every entry of the conversation, one JSON object a line."""

@@ -123,6 +123,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("notify.stuck_minutes", 10, "After how long without any sign a working agent counts as stuck."),
     Setting("notify.unknown_minutes", 5, "After how long an unknown state is told."),
     Setting("notify.per_hour", 60, "At most this many notes an hour; 0 means no limit."),
+    Setting("hub.keep_days", 90, "Days that what is known of destroyed thopters is kept; 0 means for ever."),
     Setting("hub.log_level", "info", "How much the hub logs.", ("debug", "info", "warning", "error")),
 )  # fmt: skip
 

@@ -25,6 +25,7 @@ from thopter.store.egress import Egress, EgressTable
 from thopter.store.entries import Entries, EntryTable
 from thopter.store.events import TOPIC, Events, EventTable
 from thopter.store.evidence import EvidenceLog, EvidenceTable
+from thopter.store.gone import Forgotten
 from thopter.store.idempotency import Idempotency, IdempotencyTable
 from thopter.store.intents import Intents, IntentTable
 from thopter.store.leases import Leases, LeaseTable
@@ -88,6 +89,7 @@ class Store:
         self.leases = Leases(db)
         self.variables = Variables(db)
         self.pools = Pools(db)
+        self.gone = Forgotten(db)
 
     @classmethod
     async def open(cls, path: Path) -> Store:
