@@ -15,7 +15,7 @@ from thopter.model import api
 from thopter.model.api.pool import PoolRequest
 from thopter.testing.demo_repo import create_demo_repo
 
-_RUNS = 7
+_RUNS = 5
 
 
 def measure() -> list[Row]:

@@ -187,7 +187,7 @@ async def _status(live: LiveBox, link: BoxLink, ctx: LaunchContext) -> None:
                 await take(live, [reading], {})
             last[name] = content
         await live.refold()
-        at_work = live.verdict.state in (RunState.WORKING, RunState.STARTING, RunState.UNKNOWN)
+        at_work = live.verdict.state not in (RunState.WAITING, *_OVER)  # a box that is being made, too
         await live.deps.clock.sleep(STATUS_S if at_work else STATUS_REST_S)
 
 
