@@ -1,4 +1,4 @@
-"""The policies that come with thopter; docs/explanation/egress.md says why they are what they are."""
+"""The policies that come with thopter; docs/decisions/0013-egress.md says why they are what they are."""
 
 from __future__ import annotations
 
