@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from claude_lab import Hook, Lab, live, scenario, tool, versions
 
+from thopter.agents.claude.prepare import HOLD_SECONDS
 from thopter.model.evidence import Fact
 
 pytestmark = [pytest.mark.claude, pytest.mark.timeout(240)]
@@ -48,7 +49,7 @@ async def test_a_held_permission_is_decided_by_the_answer(version: str, behavior
         lab.start()
         await lab.until("the request", lambda: lab.events("PermissionRequest"))
         asked = lab.events("PermissionRequest")[0]
-        assert asked.query["hold"] == "3600"
+        assert asked.query["hold"] == str(HOLD_SECONDS)
         ask = asked.reading.evidence[0]
         assert (ask.fact, ask.data["tool"]) == (Fact.PERMISSION_ASKED, "Write")
         assert f"{lab.cwd}/new.txt" in ask.detail

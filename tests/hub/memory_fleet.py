@@ -16,6 +16,7 @@ from fcntl import ioctl
 from pathlib import Path
 from typing import Literal
 
+from memory_approvals import MemoryApprovals, MemoryUsage
 from memory_dials import MemoryDials
 from memory_egress import MemoryEgress
 from memory_logs import MemoryLogs
@@ -141,6 +142,8 @@ class MemoryFleet:
         self.notes = MemoryNotes()
         self.egress = MemoryEgress()
         self.talk = MemoryTalk(self._find)
+        self.approvals = MemoryApprovals(self._find)
+        self.usage = MemoryUsage(self._find)
         self.logs = MemoryLogs(self._find)
         self.pool = MemoryPool()
         self.snapshots = MemorySnapshots(self._find)

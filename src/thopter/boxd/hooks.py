@@ -30,7 +30,8 @@ _HOSTS = ("127.0.0.1", "localhost")
 class Hooks:
     """Listens on 127.0.0.1; answers 204 once the hook is in the journal, or holds the request
     until ``hook.answer`` or until its time is over. A held request of a caller that has gone
-    away is forgotten."""
+    away is forgotten. How a held request ended is in the journal: ``hook.closed`` with ``how``
+    ``answered`` (by ``hook.answer``), ``gone`` (by its caller) or ``expired``; none: boxd ended."""
 
     def __init__(self, box: Box, listener: Optional[socket.socket]) -> None:
         """``listener``: a listening socket inherited from init, so that no hook is refused while
@@ -46,13 +47,22 @@ class Hooks:
         elif box.config.hook_port >= 0:
             self._bind(0)
 
-    def answer(self, name: str, status: int, body: bytes) -> bool:
-        """Answer a held hook; False when it is gone."""
-        held = self._held.pop(name, None)
+    def answer(self, name: str, status: int, body: bytes, how: str = "answered") -> bool:
+        """Answer a held hook; False when it is gone. Recorded before a byte of it is sent, so that
+        whoever asked, and lost the answer to that, finds here that it was given."""
+        held = self._held.get(name)
         if held is None:
             return False
+        if held.is_gone():
+            held.close()
+            return False
+        self._held.pop(name)
+        self._closed(name, held.run, how)
         held.reply(response(status, body))
         return True
+
+    def _closed(self, name: str, run: str, how: str) -> None:
+        self._box.journal.append("hook.closed", run=run, id=name, how=how)
 
     def _bind(self, tries: int) -> None:
         try:
@@ -84,7 +94,9 @@ class Hooks:
     def forget(self, fd: int, held: str) -> None:
         """A connection has been closed."""
         self._connections.pop(fd, None)
-        self._held.pop(held, None)
+        connection = self._held.pop(held, None)
+        if connection is not None:
+            self._closed(held, connection.run, "gone")
 
     def take(self, request: HttpRequest, connection: _HookConnection) -> Optional[bytes]:
         """Record a hook; return the answer, or None when it is held. Raises HttpError."""
@@ -107,7 +119,7 @@ class Hooks:
             self._count += 1
             facts["id"] = name = f"{self._box.boot}-{self._count}"
             self._held[name] = connection
-            connection.hold(name, hold)
+            connection.hold(name, run, hold)
         self._box.journal.append("hook", **facts)
         return None if hold else response(204, close=not request.keep_alive)
 
@@ -145,6 +157,7 @@ class _HookConnection:
         self._out = b""
         self._closing = False
         self._held = ""
+        self.run = ""  # whose hook is held
         self._keep = True
         self._timer: Optional[Timer] = None
         self._fd = sock.fileno()
@@ -156,10 +169,19 @@ class _HookConnection:
         """True between requests."""
         return not self._held and not self._out and self._parser.empty
 
-    def hold(self, name: str, seconds: float) -> None:
+    def hold(self, name: str, run: str, seconds: float) -> None:
         """Keep the present request open until :meth:`reply` or the end of its time."""
-        self._held = name
+        self._held, self.run = name, run
         self._set_timer(seconds, self._held_long_enough)
+
+    def is_gone(self) -> bool:
+        """True when the caller has hung up, though the loop has not come to it yet."""
+        try:
+            return self._sock.recv(1, socket.MSG_PEEK) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def reply(self, answer: bytes) -> None:
         """Answer the held request and go on with the connection."""
@@ -180,7 +202,7 @@ class _HookConnection:
 
     def _held_long_enough(self) -> None:
         name = self._held
-        self._hooks.answer(name, 204, b"")
+        self._hooks.answer(name, 204, b"", "expired")
 
     def _set_timer(self, seconds: float, call: Any) -> None:
         if self._timer is not None:

@@ -15,7 +15,7 @@ from thopter.model.api import ThopterDetail, ThopterView
 from thopter.model.evidence import Evidence
 
 FLEX_MIN = 60  # columns that task and last message need together, else the layout is narrow
-_HEADER = ("NAME", "STATE", "SINCE", "OWNER", "BOX", "AGENT", "HEARTBEAT", "TASK", "LAST MESSAGE")
+_HEADER = ("NAME", "STATE", "SINCE", "OWNER", "BOX", "AGENT", "HEARTBEAT", "COST", "TASK", "LAST MESSAGE")
 
 
 def as_json(view: ThopterView) -> dict[str, Any]:
@@ -52,8 +52,9 @@ def overview(
     if not views:
         return ['No thopters. Start one: thopter run --repo . "what to do"']
     rows = [_fixed(view, now_ms) for view in views]
-    sizes = [max(len(_HEADER[i]), *(width(row[i]) for row in rows)) for i in range(7)]
-    room = columns - sum(sizes) - 2 * 8
+    shown = 8 if any(view.usage for view in views) else 7  # no cost where no model was called
+    sizes = [max(len(_HEADER[i]), *(width(row[i]) for row in rows)) for i in range(shown)]
+    room = columns - sum(sizes) - 2 * (shown + 1)
     if wide or (wide is None and room >= FLEX_MIN):
         return _wide(views, rows, sizes, max(room, FLEX_MIN), colour)
     return [line for view in views for line in _narrow(view, now_ms, columns, colour)]
@@ -69,6 +70,7 @@ def _fixed(view: ThopterView, now_ms: int) -> list[str]:
         one_line(view.box_state, 12),
         agent if view.agent_running else f"{agent}, ended" if view.run else "-",
         ago(view.heartbeat_ms, now_ms),
+        cost(view) or "-",
     ]
 
 
@@ -77,11 +79,11 @@ def _wide(
 ) -> list[str]:
     task_room = room * 2 // 5
     lines = [
-        paint("  ".join([*(pad(h, sizes[i]) for i, h in enumerate(_HEADER[:7])), pad("TASK", task_room),
+        paint("  ".join([*(pad(h, sizes[i]) for i, h in enumerate(_HEADER[: len(sizes)])), pad("TASK", task_room),
               "LAST MESSAGE"]), "bold", on=colour)
     ]  # fmt: skip
     for view, row in zip(views, rows, strict=True):
-        cells = [pad(cell, sizes[i]) for i, cell in enumerate(row)]
+        cells = [pad(cell, size) for cell, size in zip(row, sizes, strict=False)]
         cells[1] = paint(cells[1], *_style(view), on=colour)
         cells[6] = paint(cells[6], *(() if view.alive else ("red",)), on=colour)
         task = pad(fit(one_line(view.task, 400), task_room), task_room)
@@ -89,17 +91,19 @@ def _wide(
         line = "  ".join([*cells, task, last]).rstrip()
         lines.append(paint(line, "grey", on=colour) if _asleep(view) else line)
         lines += [
-            paint(fit(f"  {mark} {text}", sum(sizes) + 14 + room), style, on=colour)
+            paint(fit(f"  {mark} {text}", sum(sizes) + 16 + room), style, on=colour)
             for mark, style, text in _troubles(view)
         ]
     return lines
 
 
 def _narrow(view: ThopterView, now_ms: int, columns: int, colour: bool) -> list[str]:
-    name, state, since, _owner, box, agent, heartbeat = _fixed(view, now_ms)
+    name, state, since, _owner, box, agent, heartbeat, money = _fixed(view, now_ms)
     state_part = paint(state, *_style(view), on=colour)
     owner = "".join(word[0] for word in one_line(view.owner, 60).split()[:3]).upper()
-    head = "  ".join(part for part in (name, state_part, since, box, agent, heartbeat, owner) if part)
+    head = "  ".join(
+        part for part in (name, state_part, since, box, agent, heartbeat, owner, money.strip("-")) if part
+    )
     if width(clean(head)) > columns:
         head = "  ".join((fit(name, max(columns - len(state) - len(since) - 4, 8)), state_part, since))
     lines = [head]
@@ -130,6 +134,10 @@ def _troubles(view: ThopterView) -> list[tuple[str, str, str]]:
         found.append(("!", "red", one_line(view.problem, 400)))
     if view.contradiction:
         found.append(("?", "magenta", one_line(view.contradiction, 400)))
+    if view.approvals:
+        found.append(
+            (">", "yellow", f"asks you {plural(view.approvals, 'thing')}: thopter approvals {view.name}")
+        )
     if view.queued:
         found.append((">", "cyan", f"{plural(view.queued, 'message')} waiting: thopter queue {view.name}"))
     if view.note:
@@ -161,6 +169,10 @@ def detail(found: ThopterDetail, now_ms: int, columns: int, *, colour: bool, ful
     ):
         if text:
             lines.append(_line(label, paint(one_line(text, 2000), style, on=colour)))
+    for n, asked in enumerate(found.approvals):
+        text = f"{asked.id[-6:]}  {one_line(asked.state, 20)}, {ago(asked.asked_ms, now_ms)}: "
+        text += one_line(asked.summary, 300)
+        lines.append(fit(_line("" if n else "Approval", text), max(columns, 40)))
     for label, text in _facts(found, now_ms):
         if text:
             lines += _wrapped(label, text, columns)
@@ -196,7 +208,26 @@ def _facts(found: ThopterDetail, now_ms: int) -> list[tuple[str, str]]:
         ("Heartbeat", ("alive, " if view.alive else "silent, ") + ago(view.heartbeat_ms, now_ms)),
         ("Limits", limits),
         ("Model", found.model_endpoint),
+        ("Used", used(view)),
+        ("Cost", cost(view)),
     ]
+
+
+def used(view: ThopterView) -> str:
+    """Calls and tokens of its run, or nothing."""
+    from thopter.cli.cost import tokens
+
+    return tokens(view.usage) if view.usage is not None else ""
+
+
+def cost(view: ThopterView) -> str:
+    """``$1.23`` by list prices; ``?`` when a price is not known; nothing when it called no model."""
+    from thopter.cli.cost import money
+
+    if view.usage is None:
+        return ""
+    usd = view.usage.cost_usd
+    return "?" if usd is None else f"${money(usd)}"
 
 
 def _limit(name: str, value: Any) -> str:

@@ -16,8 +16,9 @@ from thopter.kit.terminal import need_terminal
 def top(app: App, wanted: str) -> None:
     """A screen to keep open: all thopters, live, who needs you first.
 
-    Enter shows one in detail; t tells it something, i interrupts, a attaches to its terminal, s
-    freezes it or lets it go on, d destroys it; / filters, o changes the order, q leaves.
+    Enter shows one in detail; t tells it something, y approves and n denies what it asks, i
+    interrupts, a attaches to its terminal, s suspends it or lets it go on, d destroys it; / filters,
+    o changes the order, q leaves.
     """
     need_terminal("top")
     app.hub.connect()

@@ -14,14 +14,17 @@ from textual.containers import VerticalScroll
 from textual.widgets import DataTable, Footer, Input, Static
 
 from thopter.cli import top_view
-from thopter.cli.status_view import state_of
+from thopter.cli.approve import drawn
+from thopter.cli.status_view import cost, state_of, used
 from thopter.cli.text import now_ms, span
 from thopter.cli.top_feed import feed
 from thopter.cli.transcript import Style, draw
 from thopter.kit.sanitize import one_line
+from thopter.mesh.approvals import ApprovalsClient
 from thopter.mesh.client import HubClient
 from thopter.mesh.saved import Saved
 from thopter.model.api import TellRequest, ThopterDetail, ThopterView
+from thopter.model.api.approvals import AnswerRequest, Approval
 from thopter.model.errors import ThopterError
 from thopter.model.nouns import Entry
 
@@ -48,8 +51,10 @@ class TopApp(App[None]):
         Binding("slash", "filter", "Filter", key_display="/"),
         Binding("t", "tell", "Tell"),
         Binding("a", "attach", "Attach"),
+        Binding("y", "approve", "Approve"),
+        Binding("n", "deny", "Deny"),
         Binding("i", "interrupt", "Interrupt"),
-        Binding("s", "sleep", "Freeze"),
+        Binding("s", "sleep", "Suspend"),
         Binding("d", "destroy", "Destroy"),
         Binding("o", "sort", "Order"),
         Binding("escape", "leave", "Back", show=False),
@@ -65,6 +70,7 @@ class TopApp(App[None]):
         self._headings: list[str] = []
         self._asking = ""  # what the line is for: tell NAME, filter, destroy NAME
         self._asked = ""
+        self._approval: Approval | None = None  # what is being answered, as it was shown
 
     def compose(self) -> ComposeResult:
         """See textual."""
@@ -216,15 +222,48 @@ class TopApp(App[None]):
         self._do(f"{name} is interrupted", lambda c: c.interrupt(name))
 
     def action_sleep(self) -> None:
-        """Freeze it, or let it go on."""
+        """Put it to sleep, or let it go on."""
         name = self.chosen
         view = next((v for v in self._views if v.name == name), None)
         if view is not None and view.box_state == "frozen":
             self._do(f"{name} goes on", lambda c: c.thaw(name))
         elif view is not None and view.box_state in ("suspended", "stopped"):
             self._do(f"{name} is being resumed", lambda c: Saved(c).resume(name))
+        elif name:
+            self._do(f"{name} sleeps", lambda c: Saved(c).suspend(name, False))
+
+    def action_approve(self) -> None:
+        """Show exactly what it asks, and ask whether it may."""
+        self._look_what(self.chosen, "approve")
+
+    def action_deny(self) -> None:
+        """Show what it asks, and ask what to tell it."""
+        self._look_what(self.chosen, "deny")
+
+    @work(thread=True, exclusive=True, group="asked")
+    def _look_what(self, name: str, what: str) -> None:
+        try:
+            with HubClient(self._socket, timeout=10.0) as client:
+                found = [a for a in ApprovalsClient(client).asked(name) if a.state == "open"] if name else []
+        except ThopterError as e:
+            self.call_from_thread(self.notify, one_line(e.message, 300), severity="error", markup=False)
+            return
+        if self.is_running:
+            self.call_from_thread(self._show_asked, name, what, found[:1])
+
+    def _show_asked(self, name: str, what: str, found: list[Approval]) -> None:
+        if not found:
+            self.notify(f"{name} asks for nothing now" if name else "nobody is chosen", markup=False)
+            return
+        self._approval = found[0]  # what the answer is bound to: exactly what is on the screen
+        self.query_one("#detail").add_class("on")
+        self.query_one("#about", Static).update("\n".join(drawn(found[0], now_ms())))
+        if what == "deny":
+            self._ask(what, name, f"deny it; what {name} is told (may be empty)")
+        elif found[0].kind == "question":
+            self._ask(what, name, f"your answer to {name}")
         else:
-            self._do(f"{name} is frozen", lambda c: c.freeze(name))
+            self._ask(what, name, "approve exactly this? type yes (or run: for the rest of its run)")
 
     def action_attach(self) -> None:
         """Give the terminal to its agent, and take it back."""
@@ -261,10 +300,26 @@ class TopApp(App[None]):
         self._close_line()
         if what == "tell" and text:
             self._do(f"{name} has it", lambda c: c.tell(name, TellRequest(text=text)))
+        elif what in ("approve", "deny") and self._approval is not None:
+            self._answer(name, what, text, self._approval)
         elif what == "destroy" and text == "yes":
             self._do(f"{name} is being destroyed", lambda c: c.destroy(name))
         elif what == "destroy":
             self.notify(f"{name} stays", markup=False)
+
+    def _answer(self, name: str, what: str, text: str, approval: Approval) -> None:
+        self._approval = None
+        question = approval.kind == "question"
+        if what == "deny":
+            request = AnswerRequest(digest=approval.digest, allow=False, message=text)
+        elif question and text:
+            request = AnswerRequest(digest=approval.digest, allow=True, answers=[text])
+        elif not question and text.lower() in ("yes", "y", "run"):
+            request = AnswerRequest(digest=approval.digest, allow=True, for_run=text.lower() == "run")
+        else:
+            self.notify(f"{name} still waits", markup=False)
+            return
+        self._do(f"{name} has your answer", lambda c: ApprovalsClient(c).answer(approval, request))
 
     @work(thread=True, group="do")
     def _do(self, done: str, call: Callable[[HubClient], object]) -> None:
@@ -290,6 +345,10 @@ def about(found: ThopterDetail, entries: list[Entry], now: int) -> list[str]:
         lines.append(f"{one_line(view.branch, 80)} of {one_line(view.repo, 120)}")
     if view.note:
         lines.append(f"note: {one_line(view.note, 300)}")
+    if view.usage is not None:
+        lines.append(f"{used(view)}; {cost(view)}")
+    for asked in found.approvals:
+        lines.append(f"asks you ({asked.state}): {one_line(asked.summary, 200)}   y approves, n denies")
     if view.queued:
         lines.append(f"{view.queued} of your messages wait")
     lines.append("")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from thopter.cli.status_view import state_of
+from thopter.cli.status_view import cost, state_of
 from thopter.cli.text import STATE_COLOURS, span
 from thopter.kit.sanitize import one_line
 from thopter.model.api import ThopterView
@@ -30,6 +30,8 @@ def columns_for(width: int) -> list[tuple[str, int]]:
     fixed = [("NAME", 14 if width < 80 else 20), ("STATE", 10), ("FOR", 4)]
     if width >= 100:
         fixed.append(("REPO", 16))
+    if width >= 110:
+        fixed.append(("COST", 7))
     if width >= 130:
         fixed += [("AGENT", 8), ("NOTE", 18)]
     room = width - sum(size + 2 for _, size in fixed) - 3  # a blank on each side, a bar to scroll
@@ -69,6 +71,7 @@ def cells(view: ThopterView, headings: Sequence[str], now_ms: int) -> list[str]:
         "REPO": repo or "-",
         "AGENT": view.agent or "-",
         "NOTE": view.note,
+        "COST": cost(view) or "-",
         "TASK": view.task,
         "LAST WORDS": words or (view.task if "TASK" not in headings else ""),
     }

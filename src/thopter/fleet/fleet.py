@@ -12,6 +12,7 @@ from msgspec import Struct, structs
 from thopter.fleet import tell as telling
 from thopter.fleet import work
 from thopter.fleet.accept import Acceptor
+from thopter.fleet.approvals import Approvals
 from thopter.fleet.crew import UP, Crew
 from thopter.fleet.deps import Deps, request_mark
 from thopter.fleet.dials import Dials
@@ -31,6 +32,7 @@ from thopter.fleet.session_log import SessionLogs
 from thopter.fleet.sleep import Sleep
 from thopter.fleet.snapshots import Snapshots
 from thopter.fleet.talk import Talk
+from thopter.fleet.usage import Usages
 from thopter.fleet.variables import Variables
 from thopter.fleet.views import detail, view
 from thopter.kit.channel import ExecStream
@@ -59,7 +61,18 @@ log = logging.getLogger(__name__)
 
 _PATIENCE_S = 2.0  # a hub that has just started is asked again only after it has looked around
 _SETTLE_S = 20.0  # looking for leftovers makes sense only when recovery has swept
-_LOG_KINDS = ("run.created", "run.state", "run.told", "box.state", "box.said", "flow.step", "note", "message")
+_LOG_KINDS = (
+    "run.created",
+    "run.state",
+    "run.told",
+    "box.state",
+    "box.said",
+    "flow.step",
+    "note",
+    "message",
+    "approval.asked",
+    "approval.answered",
+)
 QUEUE_SHOWN = ("queued", "sending", "working", "asking", "unclear")
 
 
@@ -83,6 +96,8 @@ class Fleet:
         self.notes = Notes(deps, self._crew.live)
         self.egress = Egress(deps, self._crew.live)
         self.talk = Talk(deps, self._crew)
+        self.approvals = Approvals(deps, self._crew)
+        self.usage = Usages(deps)
         self.logs = SessionLogs(deps)
         self.snapshots = Snapshots(deps)
         self.sleep = Sleep(deps)
@@ -108,6 +123,7 @@ class Fleet:
         self._crew.spawn("old transcripts", self.logs.keep_house())
         self._crew.spawn("warm pool", self.pool.keep())
         self._crew.spawn("watch over boxes", self.keeper.watch())
+        self._crew.spawn("usage", self.usage.follow())
         self._crew.spawn("revival", self.keeper.revive_lost())
         await self.egress.start(self._crew.spawn)
 
@@ -165,7 +181,7 @@ class Fleet:
         for line in lines:
             line.pool = pooled.get(line.id, "")
             line.task = "(waits in the warm pool)" if line.pool else line.task
-        return lines
+        return await self.usage.shown(await self.approvals.counted(lines))
 
     async def detail(self, name: str) -> ThopterDetail:
         """One thopter with the evidence behind its state."""
@@ -181,6 +197,9 @@ class Fleet:
         recent = (await self.deps.store.events.newest(20, EventFilter(box=box.id, kinds=_LOG_KINDS))).events
         route = routes(self.deps, box, run, self.deps.agents[run.agent])[0] if run else None
         found = detail(line, box, run, live, recent, route)
+        found.approvals = await self.approvals.of_box(box)
+        line.approvals = len(found.approvals)
+        await self.usage.shown([line])
         found.queue = [m for m in await self.talk.of_box(box) if m.state in QUEUE_SHOWN]
         return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -74,6 +74,15 @@ class Gateways(Protocol):
     async def model_log(self, after: int, wait_ms: int) -> dict[str, Any]:
         """``{boot, records, next, dropped}``: model calls that ended, after a cursor; waits for the
         first one. Another ``boot`` is another process: cursors begin again."""
+
+    async def model_books(self) -> Sequence[str]:
+        """The durable accounts of model calls, oldest first."""
+
+    async def model_book(self, name: str, after: int) -> dict[str, Any]:
+        """``{lines, next, current, lost}`` of one after a number of lines."""
+
+    async def forget_book(self, name: str) -> None:
+        """Remove one that has been counted to its end."""
 
     async def usage(self, box: str) -> dict[str, Any]:
         """What the model gateway counted for it."""

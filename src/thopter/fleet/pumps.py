@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
-from thopter.fleet import reports, sessions
+from thopter.fleet import asks, reports, sessions
 from thopter.fleet.evidence_window import admit, clock_offset
 from thopter.fleet.live import LiveBox
 from thopter.fleet.reports import Report
@@ -25,6 +25,7 @@ from thopter.model.events import Event
 from thopter.model.evidence import Evidence, Fact, Source
 from thopter.model.nouns import Entry, Role, RunState
 from thopter.model.sockets import LaunchContext, Reading
+from thopter.store.approvals import Asked
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ async def pump(live: LiveBox, link: BoxLink, ctx: LaunchContext | None) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(_heartbeat(live, link))
         group.create_task(_journal(live, link))
+        group.create_task(asks.serve(live, link))
         if live.agent is not None and live.run is not None and ctx is not None:
             group.create_task(_transcripts(live, link, ctx))
             group.create_task(_status(live, link, ctx))
@@ -89,16 +91,20 @@ async def _journal(live: LiveBox, link: BoxLink) -> None:
     async for batch in _batches(link.journal(after=after, follow=True)):
         readings: list[Reading] = []
         said: list[Report] = []
+        held: list[Asked | asks.Closed] = []
         for record in batch:
-            readings.append(_read_record(live, record, said))
+            readings.append(_read_record(live, record, said, held))
             seq = record.get("last" if record.get("kind") == "gap" else "seq")
             if isinstance(seq, int):
                 after = max(after, seq)
         await live.keep_session()
+        readings += await asks.keep(live, held)
         await take(live, readings, {"journal": after}, await reports.keep(live, said) if said else [])
 
 
-def _read_record(live: LiveBox, record: dict[str, Any], said: list[Report]) -> Reading:
+def _read_record(
+    live: LiveBox, record: dict[str, Any], said: list[Report], held: list[Asked | asks.Closed]
+) -> Reading:
     now = live.deps.clock.now_ms()
     at = record.get("at_ms")
     at_ms = at if isinstance(at, int) else now
@@ -108,7 +114,14 @@ def _read_record(live: LiveBox, record: dict[str, Any], said: list[Report]) -> R
         return Reading(problem="a record of another run")
     if kind == "hook" and live.agent is not None:
         body = str(record.get("body", "")).encode(errors="surrogateescape")
-        return sessions.own(live, live.agent.read_hook(str(record.get("event", "")), body, at_ms, now))
+        reading = live.agent.read_hook(str(record.get("event", "")), body, at_ms, now)
+        asked = asks.asked(live, record, reading, at_ms)
+        if asked is not None:
+            held.append(asked)
+        return sessions.own(live, reading)
+    ended = asks.closed(record, at_ms)
+    if ended is not None:
+        held.append(ended)
     if kind == "said":
         report = reports.read(record, at_ms, now)
         if report is None:

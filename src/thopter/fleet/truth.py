@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from msgspec import structs
 
 from thopter.fleet.evidence_window import BOX_SOURCES, Window, number
-from thopter.fleet.truth_turn import TruthLimits, distinct, read_turn
+from thopter.fleet.truth_turn import TruthLimits, distinct, is_asked, read_turn
 from thopter.model.evidence import Evidence, Fact, Source, Verdict
 from thopter.model.nouns import RunState, WaitReason
 
@@ -42,6 +42,11 @@ def fold(evidence: Iterable[Evidence], now_ms: int, *, limits: TruthLimits = DEF
     life = _present_life(whole, limits)
     over = _done(life) or _ended_life(life, limits) or _gone(life, whole, limits)
     return over or _through_silence(read_turn(life, now_ms, limits), whole, now_ms, limits)
+
+
+def still_asked(evidence: Iterable[Evidence], ask: Evidence, *, limits: TruthLimits = DEFAULT) -> bool:
+    """Whether the dialog of ``ask`` is open, for all that the evidence says."""
+    return is_asked(_present_life(Window.of(evidence), limits), ask, limits)
 
 
 def _present_life(whole: Window, limits: TruthLimits) -> Window:

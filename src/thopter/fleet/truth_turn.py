@@ -65,6 +65,11 @@ def read_turn(life: Window, now_ms: int, limits: TruthLimits) -> Verdict:
     return turn.limited() or turn.working()
 
 
+def is_asked(life: Window, ask: Evidence, limits: TruthLimits) -> bool:
+    """See :func:`thopter.fleet.truth.still_asked`."""
+    return _Turn(life, limits).is_asked(ask)
+
+
 class _Turn:
     """The newest facts about turns. ``work`` is the newest hard sign that one is going on."""
 
@@ -133,7 +138,20 @@ class _Turn:
         asks = [a for a in self.life.all(*ASKS) if since is None or a.at_ms >= since]
         return next((a for a in asks if not self._answered(a)), None)
 
+    def is_asked(self, ask: Evidence) -> bool:
+        """Whether this very ask is open still; of several that are open each for itself."""
+        ends = [e.at_ms for e in (self.started, self.closing) if e is not None]
+        if not ask.data.get("side") and max(ends, default=0) > ask.at_ms:
+            return False
+        shown = self.status
+        if shown is not None and shown.fact in ASKS and shown.at_ms >= ask.at_ms:
+            return not self._used(ask)  # some dialog is on the screen: this one's, for all that is known
+        return not self._answered(ask)
+
     def _answered(self, ask: Evidence) -> bool:
+        return self._used(ask) or self._shown_closed(ask)
+
+    def _used(self, ask: Evidence) -> bool:
         call = call_of(ask)
         for answer in self.life.all(Fact.ANSWERED):
             if answer.at_ms >= ask.at_ms and (not call or call_of(answer) in ("", call)):
@@ -146,7 +164,7 @@ class _Turn:
             # With a call named, only that call's own use proves an answer: others run in parallel.
             if call_of(use) == call if call else not (use.data.get("side") or self._still_asks(use)):
                 return True
-        return self._shown_closed(ask)
+        return False
 
     def _shown_closed(self, ask: Evidence) -> bool:
         """A dialog that shows in the status shows as waiting; a status that began after the ask, and

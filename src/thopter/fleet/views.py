@@ -96,6 +96,8 @@ def log_line(event: Event) -> str:
         said = f"{d.get('title') or d.get('name')}: {d.get('status')}"
     elif event.kind == "message":
         said = f"{d.get('kind')} {d.get('state')}: {one_line(str(d.get('text') or ''), 100)}"
+    elif event.kind in ("approval.asked", "approval.answered"):
+        said = f"{d.get('state')}: {one_line(str(d.get('summary') or ''), 200)}"
     elif event.kind == "box.said":
         said = f"{d.get('verb')} {one_line(str(d.get('text') or ''), 300)}".strip()
     else:

@@ -136,6 +136,18 @@ class GatewayClient:
         request = {"op": "log", "after": after, "box": box, "limit": limit, "wait_ms": wait_ms}
         return await self.call(request, seconds=20.0 + wait_ms / 1000)
 
+    async def books(self) -> tuple[str, ...]:
+        """The model gateway's books of calls, oldest first."""
+        return tuple((await self.call({"op": "books"}))["books"])
+
+    async def book(self, name: str, after: int, limit: int = 1000) -> dict[str, Any]:
+        """Lines of a book after a number: ``{lines, next, current, lost}``."""
+        return await self.call({"op": "book", "name": name, "after": after, "limit": limit})
+
+    async def forget_book(self, name: str) -> None:
+        """Remove a book that has been counted."""
+        await self.call({"op": "forget_book", "name": name})
+
     async def stop(self, seconds: float = 10.0) -> None:
         """End the process and wait until it is gone. Not running = success."""
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -130,6 +130,18 @@ class HubGateways:
     async def model_log(self, after: int, wait_ms: int) -> dict[str, Any]:
         """See the port."""
         return await self.model.log(after, wait_ms=wait_ms)
+
+    async def model_books(self) -> Sequence[str]:
+        """See the port."""
+        return await self.model.books()
+
+    async def model_book(self, name: str, after: int) -> dict[str, Any]:
+        """See the port."""
+        return await self.model.book(name, after)
+
+    async def forget_book(self, name: str) -> None:
+        """See the port."""
+        await self.model.forget_book(name)
 
     async def usage(self, box: str) -> dict[str, Any]:
         """See the port."""

@@ -292,6 +292,36 @@ class Keys(Struct, frozen=True, kw_only=True):
     pause_ms: int = 0
 
 
+class Question(Struct, frozen=True, kw_only=True):
+    """One question of an agent to a person; ``several`` of its options may be chosen."""
+
+    text: str
+    options: tuple[str, ...] = ()
+    several: bool = False
+
+
+class Ask(Struct, frozen=True, kw_only=True):
+    """What an agent asks a person while its hook is held open. ``kind``: permission or question.
+    ``for_run``: what allowing it for the rest of the run would allow, empty when that can't be had."""
+
+    kind: str
+    tool: str
+    input: Mapping[str, Any]
+    summary: str
+    for_run: str = ""
+    questions: tuple[Question, ...] = ()
+
+
+class AskReply(Struct, frozen=True, kw_only=True):
+    """A person's answer to an :class:`Ask`: ``message`` is told to the agent with a no, ``answers`` are
+    to its questions in their order."""
+
+    allow: bool
+    message: str = ""
+    for_run: bool = False
+    answers: tuple[str, ...] = ()
+
+
 class Reading(Struct, frozen=True, kw_only=True):
     """What a piece of input means: facts for truth, entries for the transcript."""
 
@@ -304,6 +334,7 @@ class Reading(Struct, frozen=True, kw_only=True):
     problem: str = ""  # why the input could not be read (skipped and counted)
     takes_over: bool = False  # the session takes the place of the one before in the same program
     leaves: bool = False  # the session ends, but its program goes on with another one
+    ask: Ask | None = None  # what a hook that can be held open asks a person
 
 
 @runtime_checkable
@@ -344,6 +375,10 @@ class Agent(Protocol):
 
     def read_hook(self, event: str, body: bytes, at_ms: int, seen_ms: int) -> Reading:
         """Understand one hook call. ``at_ms`` is boxd's time of arrival."""
+
+    def answer_hook(self, body: bytes, answer: AskReply) -> bytes:
+        """The body that answers a held hook whose reading had an ``ask``; ``body`` is the hook's own.
+        BadInput for an answer that does not fit."""
 
     def read_transcript(self, path: str, line: bytes, seen_ms: int) -> Reading:
         """Understand one complete line of a transcript file (path relative to the root)."""

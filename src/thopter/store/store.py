@@ -18,6 +18,7 @@ from thopter.model.evidence import Evidence
 from thopter.model.ids import EventSeq
 from thopter.model.nouns import Entry
 from thopter.store import sqlite
+from thopter.store.approvals import Approvals, ApprovalTable
 from thopter.store.boxes import Boxes, BoxTable
 from thopter.store.cursors import Cursors, CursorTable
 from thopter.store.db import Conn, Database
@@ -35,6 +36,7 @@ from thopter.store.pools import Pools, PoolTable
 from thopter.store.runs import Runs, RunTable
 from thopter.store.snapshots import SnapshotStore, SnapshotTable
 from thopter.store.talk import LabelTable, LetterTable, Talk
+from thopter.store.usage import Usage, UsageTable
 from thopter.store.variables import Variables, VariableTable
 
 T = TypeVar("T")
@@ -60,6 +62,8 @@ class Tx:
         self.leases = LeaseTable(conn)
         self.variables = VariableTable(conn)
         self.pools = PoolTable(conn)
+        self.approvals = ApprovalTable(conn)
+        self.usage = UsageTable(conn)
 
 
 class Ingested(Struct, frozen=True):
@@ -90,6 +94,8 @@ class Store:
         self.variables = Variables(db)
         self.pools = Pools(db)
         self.gone = Forgotten(db)
+        self.approvals = Approvals(db)
+        self.usage = Usage(db)
 
     @classmethod
     async def open(cls, path: Path) -> Store:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from thopter.agents.claude import hooks, keys, launch, prepare, screen, status, transcript
-from thopter.model.sockets import FileSpec, GoldenPart, Keys, Launch, LaunchContext, Reading
+from thopter.agents.claude import approve, hooks, keys, launch, prepare, screen, status, transcript
+from thopter.model.sockets import AskReply, FileSpec, GoldenPart, Keys, Launch, LaunchContext, Reading
 
 DEFAULT_VERSION = "2.1.329"
 
@@ -58,6 +58,10 @@ class ClaudeAgent:
     def read_hook(self, event: str, body: bytes, at_ms: int, seen_ms: int) -> Reading:
         """See :func:`thopter.agents.claude.hooks.read`."""
         return hooks.read(event, body, at_ms, seen_ms)
+
+    def answer_hook(self, body: bytes, answer: AskReply) -> bytes:
+        """See :func:`thopter.agents.claude.approve.reply`."""
+        return approve.reply(body, answer)
 
     def read_transcript(self, path: str, line: bytes, seen_ms: int) -> Reading:
         """See :func:`thopter.agents.claude.transcript.read`."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from thopter.agents.claude.approve import read_ask
 from thopter.agents.claude.parse import (
     bare_receipt,
     call_id,
@@ -84,6 +85,7 @@ def read(event: str, body: bytes, at_ms: int, seen_ms: int) -> Reading:
         problem=problem,
         takes_over=call.event == "SessionStart" and call.get("source") == "clear",
         leaves=call.event == "SessionEnd" and call.get("reason") in _STAYS,
+        ask=read_ask(data) if call.event == "PermissionRequest" else None,
     )
 
 

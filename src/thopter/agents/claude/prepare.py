@@ -14,7 +14,7 @@ from thopter.model.sockets import FileSpec, LaunchContext
 
 MANAGED_SETTINGS = "/etc/claude-code/managed-settings.json"
 TOKEN_VARIABLE = "THOPTER_HOOK_TOKEN"
-HOLD_SECONDS = 3600  # how long a permission or a question may wait for the hub's answer
+HOLD_SECONDS = 43_200  # how long a permission or a question may wait for the hub's answer
 _KEEP_DAYS = 3650
 
 # Hooks over HTTP cost a tool call well under a millisecond; a shell script costs ten times that.

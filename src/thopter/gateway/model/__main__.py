@@ -12,6 +12,7 @@ from thopter.gateway.connection import Exchange, Limits
 from thopter.gateway.daemon import Options, main
 from thopter.gateway.doors import Door
 from thopter.gateway.http1 import BadRequest
+from thopter.gateway.model.book import Books
 from thopter.gateway.model.ledger import Ledger
 from thopter.gateway.model.policy import ERROR_TYPES
 from thopter.gateway.model.proxy import Call, Route
@@ -22,13 +23,16 @@ from thopter.model.errors import BadInput
 
 class ModelGateway(Service[Route]):
     """Serves HTTP/1.1 to boxes and dials each box's one endpoint. Ops besides the common ones:
-    ``usage {box}`` and ``log {after, box, limit, wait_ms}``."""
+    ``usage {box}``, ``log {after, box, limit, wait_ms}``, and of the durable account ``books {}``,
+    ``book {name, after, limit}`` and ``forget_book {name}``."""
 
     name = "model"
 
-    def __init__(self, confined: tuple[str, ...] = (), idle_exit: float = 0.0) -> None:
+    def __init__(
+        self, confined: tuple[str, ...] = (), idle_exit: float = 0.0, books: Books | None = None
+    ) -> None:
         super().__init__(confined, idle_exit)
-        self._ledger = Ledger()
+        self._ledger = Ledger(books)
         self._contexts: dict[str, ssl.SSLContext] = {}
 
     def parse(self, request: dict[str, Any]) -> tuple[Route, Limits]:
@@ -81,21 +85,34 @@ class ModelGateway(Service[Route]):
             usage = self._ledger.usage(str(request.get("box", "")))
             return {"boot": self.boot, **msgspec.to_builtins(usage)}
         if op == "log":
-            numbers = [
-                request.get(name, default) for name, default in (("after", 0), ("limit", 500), ("wait_ms", 0))
-            ]
-            if not all(isinstance(n, int) and n >= 0 for n in numbers):
-                raise BadInput("after, limit and wait_ms are whole numbers from 0")
-            after, limit, wait_ms = (int(n) for n in numbers if isinstance(n, int))
+            after, limit, wait_ms = _numbers(request)
             page = await self._ledger.page(
                 after, str(request.get("box", "")), min(max(limit, 1), 2000), min(wait_ms, 30_000) / 1000
             )
             return {"boot": self.boot, **msgspec.to_builtins(page)}
+        books = self._ledger.books
+        if books is not None and op in ("books", "book", "forget_book"):
+            name = str(request.get("name", ""))
+            if op == "books":
+                return {"books": books.names()}
+            if op == "forget_book":
+                return {"forgotten": books.forget(name)}
+            after, limit, _wait = _numbers(request)
+            return dict(msgspec.to_builtins(books.read(name, after, min(max(limit, 1), 2000))))
         return await super().extra(op, request)
 
 
+def _numbers(request: dict[str, Any]) -> tuple[int, int, int]:
+    """``after``, ``limit`` and ``wait_ms`` of a request; BadInput."""
+    numbers = [request.get(name, least) for name, least in (("after", 0), ("limit", 500), ("wait_ms", 0))]
+    if not all(isinstance(n, int) and n >= 0 for n in numbers):
+        raise BadInput("after, limit and wait_ms are whole numbers from 0")
+    after, limit, wait_ms = (int(n) for n in numbers if isinstance(n, int))
+    return after, limit, wait_ms
+
+
 def _build(options: Options, confined: tuple[str, ...]) -> ModelGateway:
-    return ModelGateway(confined, options.idle_exit)
+    return ModelGateway(confined, options.idle_exit, Books(options.state / "gateway" / "model-calls"))
 
 
 if __name__ == "__main__":

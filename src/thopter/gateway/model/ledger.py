@@ -6,12 +6,14 @@ import asyncio
 from collections import deque
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 
+from thopter.gateway.model.book import Books
 from thopter.gateway.model.usage import LastLimit, Record, Usage
 
 _RING = 2000
 _BOXES = 5000
+_COUNTED = "/v1/messages"  # counting tokens, or listing models, costs nothing
 
 
 class LogPage(Struct, frozen=True):
@@ -23,10 +25,11 @@ class LogPage(Struct, frozen=True):
 
 
 class Ledger:
-    """In memory only: after a restart it is empty and ``boot`` has changed, so that a reader that adds
-    up what it has read never counts a request twice."""
+    """Counters and ring are in memory only: after a restart they are empty and ``boot`` has changed. The
+    ``books`` are what adds up: every real model call stands in them, also after a restart."""
 
-    def __init__(self) -> None:
+    def __init__(self, books: Books | None = None) -> None:
+        self.books = books
         self._usage: dict[str, Usage] = {}
         self._ring: deque[Record] = deque(maxlen=_RING)
         self._seq = 0
@@ -37,6 +40,8 @@ class Ledger:
         self._seq += 1
         record = Record(seq=self._seq, **fields)
         self._ring.append(record)
+        if self.books is not None and record.path == _COUNTED and not record.refused:
+            self.books.add(to_builtins(record))
         usage = self._usage.setdefault(record.box, Usage())
         usage.count(record)
         if limit is not None:

@@ -17,12 +17,14 @@ _TOKENS_MAX = 1 << 40
 
 
 class Tokens(Struct, kw_only=True):
-    """Token counts of one answer, or of many. Integers; what the endpoint did not say is 0."""
+    """Token counts of one answer, or of many. Integers; what the endpoint did not say is 0. Of the
+    tokens written to the cache, ``cache_1h_input_tokens`` are kept there for an hour."""
 
     input_tokens: int = 0
     output_tokens: int = 0
     cache_read_input_tokens: int = 0
     cache_creation_input_tokens: int = 0
+    cache_1h_input_tokens: int = 0
 
     def take(self, usage: Mapping[str, Any]) -> None:
         """Overwrite with the counts that ``usage`` has: later reports of one answer are cumulative."""
@@ -30,10 +32,14 @@ class Tokens(Struct, kw_only=True):
             value = usage.get(name)
             if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _TOKENS_MAX:
                 setattr(self, name, value)
+        lives = usage.get("cache_creation")
+        hour = lives.get("ephemeral_1h_input_tokens") if isinstance(lives, dict) else None
+        if isinstance(hour, int) and not isinstance(hour, bool) and 0 <= hour < _TOKENS_MAX:
+            self.cache_1h_input_tokens = hour
 
     def add(self, other: Tokens) -> None:
         """Add ``other``'s counts to ours."""
-        for name in _COUNTS:
+        for name in (*_COUNTS, "cache_1h_input_tokens"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def __bool__(self) -> bool:

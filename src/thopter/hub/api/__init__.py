@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from thopter.hub.api import (
+    approvals,
     doctor,
     egress,
     events,
@@ -16,6 +17,7 @@ from thopter.hub.api import (
     snapshots,
     talk,
     thopters,
+    usage,
     variables,
     work,
 )
@@ -25,6 +27,8 @@ ROUTES = (
     *thopters.ROUTES,
     *talk.ROUTES,
     *work.ROUTES,
+    *approvals.ROUTES,
+    *usage.ROUTES,
     *ports.ROUTES,
     *snapshots.ROUTES,
     *sleep.ROUTES,

@@ -11,12 +11,14 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from thopter.hub.ports.egress import EgressPort
+from thopter.hub.ports.approvals import ApprovalsPort
 from thopter.hub.ports.log import LogsPort
 from thopter.hub.ports.notes import NotesPort
 from thopter.hub.ports.pool import PoolPort
 from thopter.hub.ports.sleep import SleepPort
 from thopter.hub.ports.snapshots import SnapshotsPort
 from thopter.hub.ports.talk import TalkPort
+from thopter.hub.ports.usage import UsagePort
 from thopter.hub.ports.variables import VariablesPort
 from thopter.kit.paths import Paths
 from thopter.kit.settings import Settings
@@ -119,6 +121,14 @@ class FleetPort(Protocol):
     @property
     def talk(self) -> TalkPort:
         """Talking beyond a plain tell."""
+
+    @property
+    def approvals(self) -> ApprovalsPort:
+        """What agents ask a person."""
+
+    @property
+    def usage(self) -> UsagePort:
+        """What runs used of their models."""
 
     @property
     def logs(self) -> LogsPort:

@@ -6,8 +6,10 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct, field
 
+from thopter.model.api.approvals import Approval
 from thopter.model.api.furnish import Furnishing
 from thopter.model.api.talk import Message
+from thopter.model.api.usage import Usage
 from thopter.model.evidence import Evidence
 from thopter.model.nouns import Entry, Leak
 
@@ -118,6 +120,8 @@ class ThopterView(Struct, kw_only=True):
     statusline_by: str = ""
     queued: int = 0
     pool: str = ""  # the warm pool it waits in, nobody's yet
+    approvals: int = 0  # how many things it asks a person
+    usage: Usage | None = None  # of its run; null: it has called no model
 
 
 class ThopterDetail(Struct, kw_only=True):
@@ -133,6 +137,7 @@ class ThopterDetail(Struct, kw_only=True):
     model_endpoint: str = ""
     limits: dict[str, Any] = field(default_factory=dict)
     queue: list[Message] = field(default_factory=list)
+    approvals: list[Approval] = field(default_factory=list)
     checkouts: dict[str, str] = field(default_factory=dict)  # further repositories: folder -> source
 
 

@@ -1,0 +1,90 @@
+"""What model calls cost by the price table in the package; pure but for reading that file once."""
+
+from __future__ import annotations
+
+import functools
+import re
+import tomllib
+from collections.abc import Mapping
+from decimal import Decimal
+from importlib import resources
+
+import msgspec
+from msgspec import Struct
+
+from thopter.store.usage import Used
+
+BANDS = (100_000, 200_000)  # tokens of a prompt: where some price begins to be another one
+_MILLION = Decimal(1_000_000)
+_DATE = re.compile(r"-20\d{6}$")
+
+
+class Rates(Struct, frozen=True, kw_only=True):
+    """USD for a million tokens of each kind."""
+
+    input: float
+    output: float
+    cache_write: float
+    cache_write_1h: float
+    cache_read: float
+
+
+class Price(Rates, frozen=True, kw_only=True):
+    """Rates of some models from a day on; ``long`` for calls with a prompt of more than ``over`` tokens."""
+
+    models: list[str]
+    since: str
+    over: int = 0
+    long: Rates | None = None
+
+    def __post_init__(self) -> None:
+        if (self.long is None) != (self.over == 0) or (self.over and self.over not in BANDS):
+            raise ValueError(f"over must be one of {BANDS}, and stand with long")
+
+
+class Prices(Struct, frozen=True, kw_only=True):
+    """The table. ``checked``: the day somebody compared it with its source."""
+
+    checked: str
+    source: str
+    price: list[Price]
+
+
+@functools.cache
+def table() -> Prices:
+    """The package's price table."""
+    raw = resources.files(__package__).joinpath("prices.toml").read_text("utf-8")
+    return msgspec.convert(tomllib.loads(raw), Prices)
+
+
+def band(prompt_tokens: int) -> int:
+    """Which range of prompt lengths a call is in."""
+    return sum(prompt_tokens > limit for limit in BANDS)
+
+
+def rates_of(model: str, day: str, in_band: int, prices: Prices) -> Rates | None:
+    """What such a call cost on that day; None when that is not known."""
+    names = (model, _DATE.sub("", model))
+    rows = [p for p in prices.price if any(n in p.models for n in names) and p.since <= day]
+    if not rows:
+        return None
+    row = max(rows, key=lambda p: p.since)
+    is_long = row.over > 0 and in_band > BANDS.index(row.over)
+    return row.long if is_long else row
+
+
+def cost(used: Used, prices: Prices) -> Decimal | None:
+    """USD, exact; None when the price is not known. What used no tokens costs nothing."""
+    tokens: Mapping[str, int] = {
+        "input": used.input,
+        "output": used.output,
+        "cache_read": used.cache_read,
+        "cache_write": max(used.cache_write - used.cache_write_1h, 0),
+        "cache_write_1h": used.cache_write_1h,
+    }
+    if not any(tokens.values()):
+        return Decimal(0)
+    rates = rates_of(used.model, used.day, used.band, prices)
+    if rates is None:
+        return None
+    return sum((Decimal(str(getattr(rates, k))) * n / _MILLION for k, n in tokens.items()), Decimal(0))
