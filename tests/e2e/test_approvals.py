@@ -165,7 +165,7 @@ def test_a_hub_that_dies_while_it_answers_answers_once(asks: Lab, point: str, sc
 
 def test_an_approval_of_a_boxd_that_died_expires_and_the_terminal_still_answers(asks: Lab) -> None:
     asked = ask(asks, "boxd")
-    asks.run("exec", "wren", "--", "sh", "-c", "kill -9 $(pgrep -o -f 'boxd')", check=False)
+    asks.run("exec", "wren", "--", "sh", "-c", "kill -9 $(pgrep -o -P 1)", check=False)
     asks.until("it expired", lambda: state(asks, asked["id"]) == "expired")
     late = asks.run("approve", "wren", check=False)
     assert late.returncode == 3

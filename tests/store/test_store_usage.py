@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from store_support import Use, box, event
 
+from thopter.model.asks import Ask, AskReply
 from thopter.model.errors import Conflict
-from thopter.model.sockets import Ask, AskReply
 from thopter.store.approvals import Asked
 from thopter.store.store import Store
 from thopter.store.usage import Used

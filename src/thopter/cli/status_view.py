@@ -79,7 +79,7 @@ def _wide(
 ) -> list[str]:
     task_room = room * 2 // 5
     lines = [
-        paint("  ".join([*(pad(h, sizes[i]) for i, h in enumerate(_HEADER[: len(sizes)])), pad("TASK", task_room),
+        paint("  ".join([*(pad(h, n) for h, n in zip(_HEADER, sizes, strict=False)), pad("TASK", task_room),
               "LAST MESSAGE"]), "bold", on=colour)
     ]  # fmt: skip
     for view, row in zip(views, rows, strict=True):

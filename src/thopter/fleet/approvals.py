@@ -9,9 +9,9 @@ from thopter.fleet.deps import Deps, request_mark
 from thopter.kit import failpoint
 from thopter.model.api import ThopterView
 from thopter.model.api.approvals import OPEN, AnswerRequest, Approval
+from thopter.model.asks import AskReply
 from thopter.model.errors import BadInput, Conflict, NotNow, Refused
 from thopter.model.nouns import Box
-from thopter.model.sockets import AskReply
 from thopter.store.approvals import Asked
 
 if TYPE_CHECKING:

@@ -21,11 +21,12 @@ from thopter.fleet.truth import still_asked
 from thopter.kit import failpoint
 from thopter.kit.channel import BoxLink
 from thopter.model.api.approvals import OPEN
+from thopter.model.asks import Ask, AskReply
 from thopter.model.errors import BadInput, NotFound, TimedOut
 from thopter.model.events import Event
 from thopter.model.evidence import Evidence, Fact, Source
 from thopter.model.ids import new_id
-from thopter.model.sockets import Ask, AskReply, Reading
+from thopter.model.sockets import Reading
 from thopter.store.approvals import Asked
 
 log = logging.getLogger(__name__)

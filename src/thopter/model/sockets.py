@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from msgspec import Struct, field
 
+from thopter.model.asks import Ask, AskReply
 from thopter.model.evidence import Evidence
 from thopter.model.nouns import BoxState, Entry, Isolation, Limits
 from thopter.model.nouns import Leak as Leak
@@ -290,36 +291,6 @@ class Keys(Struct, frozen=True, kw_only=True):
     paste: str = ""
     keys: tuple[str, ...] = ()
     pause_ms: int = 0
-
-
-class Question(Struct, frozen=True, kw_only=True):
-    """One question of an agent to a person; ``several`` of its options may be chosen."""
-
-    text: str
-    options: tuple[str, ...] = ()
-    several: bool = False
-
-
-class Ask(Struct, frozen=True, kw_only=True):
-    """What an agent asks a person while its hook is held open. ``kind``: permission or question.
-    ``for_run``: what allowing it for the rest of the run would allow, empty when that can't be had."""
-
-    kind: str
-    tool: str
-    input: Mapping[str, Any]
-    summary: str
-    for_run: str = ""
-    questions: tuple[Question, ...] = ()
-
-
-class AskReply(Struct, frozen=True, kw_only=True):
-    """A person's answer to an :class:`Ask`: ``message`` is told to the agent with a no, ``answers`` are
-    to its questions in their order."""
-
-    allow: bool
-    message: str = ""
-    for_run: bool = False
-    answers: tuple[str, ...] = ()
 
 
 class Reading(Struct, frozen=True, kw_only=True):

@@ -8,9 +8,9 @@ from typing import Any
 from msgspec import Struct, structs
 
 from thopter.model.api.approvals import OPEN
+from thopter.model.asks import Ask, AskReply
 from thopter.model.errors import Conflict, NotFound
 from thopter.model.events import Event
-from thopter.model.sockets import Ask, AskReply
 from thopter.store import codec
 from thopter.store.db import Conn, Database, Row
 from thopter.store.events import EventTable

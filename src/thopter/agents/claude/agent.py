@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from thopter.agents.claude import approve, hooks, keys, launch, prepare, screen, status, transcript
-from thopter.model.sockets import AskReply, FileSpec, GoldenPart, Keys, Launch, LaunchContext, Reading
+from thopter.model.asks import AskReply
+from thopter.model.sockets import FileSpec, GoldenPart, Keys, Launch, LaunchContext, Reading
 
 DEFAULT_VERSION = "2.1.329"
 

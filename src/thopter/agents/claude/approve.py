@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from thopter.agents.claude.parse import items, load, one_line, table, text, tool_summary, word
+from thopter.model.asks import Ask, AskReply, Question
 from thopter.model.errors import BadInput
-from thopter.model.sockets import Ask, AskReply, Question
 
 QUESTION_TOOL = "AskUserQuestion"
 _MOST = 20

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct, field
 
-from thopter.model.sockets import Question
+from thopter.model.asks import Question
 
 OPEN = ("open", "answering")  # states from which something may still come
 MESSAGE_MAX = 10_000
