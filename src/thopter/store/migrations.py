@@ -12,8 +12,8 @@ from thopter.kit.clock import Clock, SystemClock
 from thopter.model.errors import Refused
 from thopter.store import migrations_talk
 from thopter.store.db import Conn
-from thopter.store.migrations_egress import m009_egress
 from thopter.store.migrations_approvals import m011_approvals_and_usage
+from thopter.store.migrations_egress import m009_egress
 from thopter.store.migrations_home import m007_variables
 from thopter.store.migrations_notes import m008_notes
 from thopter.store.migrations_pool import m010_pools
