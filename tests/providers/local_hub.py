@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from thopter.kit.paths import Paths
 from thopter.model.sockets import BoxSpec
 from thopter.providers.local import LocalProvider
+
+
+async def _stdin() -> AsyncIterator[bytes]:
+    while piece := sys.stdin.buffer.read(1 << 16):
+        yield piece
 
 
 async def main(state: Path, runtime: Path, what: str, key: str) -> None:
@@ -20,6 +26,11 @@ async def main(state: Path, runtime: Path, what: str, key: str) -> None:
         await provider.ensure(spec)
     elif what == "snapshot":
         await provider.snapshot(key, "snap_victim", {})
+    elif what == "build":
+        async for line in provider.build_snapshot(key, "debian:trixie", (), {}):
+            print(line, flush=True)
+    elif what == "import":
+        await provider.import_snapshot("snap_victim", _stdin(), {})
     elif what == "stop":
         await provider.stop(key)
     elif what == "revive":

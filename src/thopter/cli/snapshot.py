@@ -102,6 +102,7 @@ def show(app: App, snap: str, as_json: bool) -> None:
         ("Default", "yes" if found.default else "no"), ("Agent", found.agent), ("Repository", found.repo),
         ("Folder", found.cwd), ("Session", found.session), ("From", found.parent or found.label),
         ("Provider", found.provider),
+        ("Missing", "; ".join(f"{name} ({why})" for name, why in found.missing.items())),
     )  # fmt: skip
     for label, text in facts:
         if text:

@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Struct, convert, structs
 
 from thopter.fleet.deps import Deps, request_mark
-from thopter.fleet.facts import snapshot_ready
+from thopter.fleet.facts import complete_enough, snapshot_ready
 from thopter.fleet.furnish import WORK, Stage, check_uploads
 from thopter.fleet.launch import FlyArgs, new_limits, new_token
 from thopter.fleet.lease import new_lease
@@ -223,7 +223,9 @@ class Acceptor:
         if not word:
             return None
         try:
-            return await snapshot_ready(self.deps, word)
+            found = await snapshot_ready(self.deps, word)
+            await complete_enough(self.deps, found, repo=bool(req.repo or req.furnishing.checkouts))
+            return found
         except NotFound as e:
             if req.snapshot:
                 raise

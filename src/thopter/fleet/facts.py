@@ -7,7 +7,8 @@ from typing import Any
 from msgspec import Struct, field
 
 from thopter.fleet.deps import Deps
-from thopter.model.errors import NotFound
+from thopter.fleet.saving import saves
+from thopter.model.errors import NotFound, Refused
 from thopter.model.evidence import Fact
 from thopter.model.nouns import Box, BoxState, Run, Snapshot, SnapshotState
 
@@ -66,6 +67,21 @@ async def snapshot_ready(deps: Deps, word: str) -> Snapshot:
     if found.state is not SnapshotState.READY:
         raise NotFound(f"the snapshot {word} is {found.state}", hint="see 'thopter snapshot list'")
     return found
+
+
+async def complete_enough(deps: Deps, saved: Snapshot, repo: bool) -> None:
+    """Refused when an agent could not run (with ``repo``: could not work) in a box from ``saved``."""
+    every = await saves(deps, saved.provider).snapshots()
+    handle = next((h for h in every if h.id == saved.id), None)
+    if handle is None:
+        return  # its flow tells of that
+    lacks = {k: why for k, why in handle.missing.items() if repo or k != "git"}
+    if lacks:
+        words = ", ".join(f"{name} ({why})" for name, why in lacks.items())
+        raise Refused(
+            f"snapshot {saved.name or saved.id} lacks {words}",
+            hint="put it into the image and build the snapshot anew; --fresh starts without a snapshot",
+        )
 
 
 def how_to_wake(box: Box) -> str:

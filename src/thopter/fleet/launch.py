@@ -16,6 +16,7 @@ from thopter.fleet import boxnet, status_tool
 from thopter.fleet.branch import own_branch
 from thopter.fleet.deps import Deps
 from thopter.fleet.furnish import Furnisher, Staged, repos_of
+from thopter.fleet.golden import have_golden
 from thopter.fleet.live import LiveBox
 from thopter.fleet.places import move_run, places_of
 from thopter.fleet.ports import GIT_PORT as GIT_PORT
@@ -29,7 +30,7 @@ from thopter.model.api.furnish import Checkout
 from thopter.model.errors import ProviderError
 from thopter.model.evidence import Evidence, Fact, Source
 from thopter.model.nouns import Box, BoxState, Limits, Run, RunState
-from thopter.model.sockets import Agent, BoxSpec, Goldens, LaunchContext
+from thopter.model.sockets import Agent, BoxSpec, LaunchContext
 
 _FIRST_SIGN_S = 45.0
 
@@ -153,16 +154,7 @@ class Launcher:
     async def golden(self, ctx: FlowContext, args: FlyArgs) -> dict[str, Any]:
         """Build the golden box when there is none with the agent's version in it."""
         provider = await self._provider(args)
-        if not isinstance(provider, Goldens):
-            return {"built": False}
-        agent = self.deps.agents[args.agent]
-        part = agent.golden_part(args.settings)
-        async with self.deps.golden_lock:
-            if await provider.golden_ready("default", [part]):
-                return {"built": False}
-            async for line in provider.build_golden("default", [part]):
-                ctx.say(line)
-        return {"built": True}
+        return {"built": await have_golden(self.deps, ctx, provider, args.agent, args.settings)}
 
     async def _box(self, args: FlyArgs) -> dict[str, Any]:
         provider = await self._provider(args)

@@ -10,7 +10,9 @@ from typing import Any
 from msgspec import Struct, structs
 
 from thopter.fleet.deps import Deps
+from thopter.fleet.golden import have_golden
 from thopter.flow.engine import FlowContext
+from thopter.model.api import RunRequest
 from thopter.model.errors import NotFound, NotNow, ProviderError, ThopterError, Unsupported
 from thopter.model.events import Event
 from thopter.model.nouns import Box, BoxState, Snapshot, SnapshotKind, SnapshotState
@@ -132,8 +134,18 @@ class Saver:
     async def build(self, ctx: FlowContext, args: BuildArgs) -> dict[str, Any]:
         """Make a snapshot whose whole root comes from ``args.source``."""
         await ctx.step("accept", lambda: self._stands(args.snap), undo=lambda _v: self.drop(args.snap))
+        await ctx.step("golden", lambda: self._golden(ctx, args), title="golden box")
         size = await ctx.step("build", lambda: self._build(ctx, args), title=f"build from {args.source}")
         return {"name": args.name, "snapshot": args.snap, "size": size}
+
+    async def _golden(self, ctx: FlowContext, args: BuildArgs) -> bool:
+        """Its agents are put into what is built."""
+        record = await self.deps.store.snapshots.get(args.snap)
+        provider = self.deps.providers[record.provider]
+        agent = RunRequest(prompt="").agent
+        return await have_golden(
+            self.deps, ctx, provider, agent, self.deps.settings.section(f"agents.{agent}")
+        )
 
     async def _build(self, ctx: FlowContext, args: BuildArgs) -> int:
         record = await self.deps.store.snapshots.get(args.snap)

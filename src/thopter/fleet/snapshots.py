@@ -218,4 +218,5 @@ def _view(s: Snapshot, handle: SnapshotHandle | None, default: str) -> SnapshotV
         depth=handle.depth if handle else 1, default=bool(default) and default in (s.name, s.id),
         label=s.label, agent=s.agent, repo=s.repo.source if s.repo else "", cwd=s.cwd, session=s.session,
         parent=s.parent, golden=s.golden, turn_ms=s.turn_ms,
+        missing=dict(handle.missing) if handle else {},
     )  # fmt: skip

@@ -99,6 +99,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "local.import_bytes", 64 << 30, "How many bytes an imported snapshot may unpack to, at most.",
     ),
+    Setting(
+        "local.debian_sources", "", "A file in the form of apt's sources.list that 'thopter snapshot build "
+        "debian:SUITE' uses; empty: the mirrors of this machine's own apt, or Debian's.",
+    ),
     Setting("hub.listen", "", "Loopback address for TCP, e.g. 127.0.0.1:8480; empty means unix socket only."),
     Setting(
         "notify.on", "waiting_permission,waiting_question,turn_end,done,failed,stuck,unknown,budget",

@@ -175,7 +175,8 @@ class Stops(Protocol):
 
 class SnapshotHandle(Struct, frozen=True, kw_only=True):
     """What a provider says of a saved box. ``own_bytes``: disk that would be free again without it
-    (-1: not known); ``depth``: how many layers of saved boxes it stands on, itself included."""
+    (-1: not known); ``depth``: how many layers of saved boxes it stands on, itself included; ``missing``:
+    programs that boxes from it lack, with what needs them."""
 
     id: str
     golden: str
@@ -184,6 +185,7 @@ class SnapshotHandle(Struct, frozen=True, kw_only=True):
     depth: int = 1
     parent: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -139,7 +139,7 @@ class Cgroups:
         """Have the kernel take the memory of a (frozen) group: to swap, or away where it is a copy of a
         file. Returns the bytes that came back; 0 without swap or without a memory controller."""
         h = next((h for h in self.hierarchies if "memory" in h.controllers), None)
-        if h is None or not _any_swap():
+        if h is None or not any_swap():
             return 0
         group = h.group(name)
         usage = group + ("/memory.current" if h.version == 2 else "/memory.usage_in_bytes")
@@ -224,7 +224,8 @@ class Cgroups:
                 os.rmdir(h.family)
 
 
-def _any_swap() -> bool:
+def any_swap() -> bool:
+    """True when some swap is on."""
     with open("/proc/swaps", encoding="ascii", errors="replace") as f:
         return len(f.readlines()) > 1
 

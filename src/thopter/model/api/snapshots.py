@@ -12,7 +12,8 @@ FORKS_MAX = 50
 
 class SnapshotView(Struct, kw_only=True):
     """One saved box. ``size``: bytes of disk that would be free without it (-1: not known); ``depth``:
-    layers it stands on; ``source`` is the thopter it was made of, empty for one built or imported."""
+    layers it stands on; ``source`` is the thopter it was made of, empty for one built or imported;
+    ``missing``: programs that a thopter from it lacks, with what needs them."""
 
     id: str
     name: str
@@ -32,6 +33,7 @@ class SnapshotView(Struct, kw_only=True):
     parent: str = ""
     golden: str = ""
     turn_ms: int = 0
+    missing: dict[str, str] = field(default_factory=dict)
 
 
 class SnapshotList(Struct, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from thopter.kit.linux import cgroups
 from thopter.model.nouns import Isolation
 from thopter.model.sockets import Caps
 from thopter.providers.local.maker import Maker
@@ -82,6 +83,12 @@ def caps(maker: Maker, mode: Mode | None, problems: dict[str, str]) -> Caps:
     facets = {"suspends", "goldens"} | (set() if mode.isolation is Isolation.NONE else {"confines"})
     if mode.ours:
         facets |= {"snapshots", "stops"}
+        if "memory" not in maker.groups.limits:
+            missing["swap"] = "suspended boxes keep their memory: there is no cgroup controller for it"
+        elif not cgroups.any_swap():
+            missing["swap"] = (
+                "suspended boxes keep their memory: no swap; make some (mkswap, swapon), or 'suspend --disk'"
+            )
         if not maker.pool.subvolumes:
             missing["sharing"] = (
                 "snapshots and boxes made from them are whole copies: the pool is not on btrfs"

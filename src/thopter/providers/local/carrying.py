@@ -12,7 +12,7 @@ from msgspec import Struct
 from thopter.kit import failpoint
 from thopter.kit.linux import calls
 from thopter.model.errors import ProviderError
-from thopter.providers.local import entries, flatten, goldens
+from thopter.providers.local import entries, flatten, goldens, wants
 from thopter.providers.local.frames import Reader, blocks
 from thopter.providers.local.maker import Maker, now_ms
 from thopter.providers.local.pool import LAYERS
@@ -76,7 +76,7 @@ def unpack(maker: Maker, snap: str, reader: Reader, tags: dict[str, str]) -> Sav
         failpoint.hit("import.unpacked")
         calls.syncfs(str(folder))
         golden.keep(maker)
-        return maker.saved.finish(snap, -1)
+        return maker.saved.finish(snap, -1, wants.of_saved(maker, saved))
     except BaseException:
         maker.saved.remove(snap)
         raise

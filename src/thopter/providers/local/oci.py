@@ -130,6 +130,17 @@ class Image:
         return len(self.layers)
 
 
+def apply_tar(root: Path, tar: IO[bytes], bounds: Bounds) -> None:
+    """Unpack the plain tar ``tar`` in the empty folder ``root``, as a layer of an image."""
+    top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _Layer(top, bounds).run(tar)
+    except (tarfile.TarError, EOFError) as e:
+        raise BadInput(f"the tar can't be read: {e}") from None
+    finally:
+        os.close(top)
+
+
 class _Layer:
     def __init__(self, top: int, bounds: Bounds) -> None:
         self._top, self._bounds = top, bounds

@@ -22,7 +22,7 @@ from thopter.providers.local.record import sync_path, write_json
 
 class SavedBox(Struct, frozen=True, kw_only=True):
     """One snapshot. ``golden`` is the digest below it; ``stored`` the first id of its files on disk;
-    ``parent`` the snapshot its box came from; ``own_bytes`` as in SnapshotHandle."""
+    ``parent`` the snapshot its box came from; ``own_bytes`` and ``missing`` as in SnapshotHandle."""
 
     id: str
     golden: str
@@ -31,13 +31,14 @@ class SavedBox(Struct, frozen=True, kw_only=True):
     parent: str = ""
     tags: dict[str, str] = field(default_factory=dict)
     own_bytes: int = -1
+    missing: dict[str, str] = field(default_factory=dict)
     complete: bool = False
 
     def handle(self) -> SnapshotHandle:
         """As the socket wants it. A snapshot holds all it needs above its golden: depth is always 1."""
         return SnapshotHandle(
             id=self.id, golden=self.golden, created_ms=self.created_ms, own_bytes=self.own_bytes,
-            parent=self.parent, tags=self.tags,
+            parent=self.parent, tags=self.tags, missing=self.missing,
         )  # fmt: skip
 
 
@@ -45,6 +46,7 @@ class _Done(Struct, frozen=True, kw_only=True):
     """What ``done.json`` says."""
 
     own_bytes: int = -1
+    missing: dict[str, str] = field(default_factory=dict)
 
 
 class Saved:
@@ -69,7 +71,7 @@ class Saved:
             done = msgspec.json.decode((folder / "done.json").read_bytes(), type=_Done)
         except (FileNotFoundError, msgspec.DecodeError):
             return msgspec.structs.replace(found, complete=False)
-        return msgspec.structs.replace(found, complete=True, own_bytes=done.own_bytes)
+        return msgspec.structs.replace(found, complete=True, own_bytes=done.own_bytes, missing=done.missing)
 
     def require(self, snap: str) -> SavedBox:
         """The complete snapshot ``snap``; NotFound."""
@@ -94,10 +96,10 @@ class Saved:
             folder.mkdir(mode=0o700)
         write_json(folder / "snap.json", saved)
 
-    def finish(self, snap: str, own_bytes: int) -> SavedBox:
+    def finish(self, snap: str, own_bytes: int, missing: dict[str, str] | None = None) -> SavedBox:
         """Write down, durably, that all of it is on the disk; returns it as it is now."""
         folder = self.folder / snap
-        write_json(folder / "done.json", _Done(own_bytes=own_bytes))
+        write_json(folder / "done.json", _Done(own_bytes=own_bytes, missing=missing or {}))
         for path in (folder / "snap.json", folder / "done.json", folder, self.folder):
             sync_path(path)
         return self.require(snap)

@@ -16,7 +16,7 @@ from thopter.kit.linux import calls
 from thopter.kit.threads import finish
 from thopter.model.errors import NotNow, ProviderError, TimedOut
 from thopter.model.sockets import SnapshotHandle
-from thopter.providers.local import building, carrying
+from thopter.providers.local import building, carrying, wants
 from thopter.providers.local.core import Core
 from thopter.providers.local.frames import Pipe, Reader
 from thopter.providers.local.maker import Maker, now_ms
@@ -132,7 +132,7 @@ def save(maker: Maker, record: Record, snap: str, tags: dict[str, str]) -> Saved
             failpoint.hit("snapshot.still")
             own_bytes = maker.pool.save(record.key, snap)
         failpoint.hit("snapshot.taken")
-        return maker.saved.finish(snap, own_bytes)
+        return maker.saved.finish(snap, own_bytes, wants.of_saved(maker, saved))
     except BaseException as e:
         maker.saved.remove(snap)
         if isinstance(e, OSError):

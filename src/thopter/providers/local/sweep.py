@@ -36,7 +36,7 @@ def find(maker: Maker, known: frozenset[str], zygote: dict[str, Any], building: 
         *_processes(maker, known, zygote),
         *_groups(maker, known),
         *_saved(maker, known),
-        *_goldens(maker, building),
+        *_goldens(maker, known, building),
         *_loops(maker),
         *_ways(maker, known),
         *(
@@ -124,10 +124,10 @@ def _saved(maker: Maker, known: frozenset[str]) -> Iterator[Found]:
         yield Found(leak, partial(maker.saved.remove, snap))
 
 
-def _goldens(maker: Maker, building: bool) -> Iterator[Found]:
+def _goldens(maker: Maker, known: frozenset[str], building: bool) -> Iterator[Found]:
     if building or not maker.shelf.folder.is_dir():
         return
-    used = [*(r.golden for r in maker.records.all()), *(s.golden for s in maker.saved.all())]
+    used = [*(r.golden for r in maker.records.all()), *(s.golden for s in maker.saved.all() if s.id in known)]
     for path in maker.shelf.unused(used):
         yield Found(Leak(kind="directory", what=str(path)), partial(remove_tree, path))
 
