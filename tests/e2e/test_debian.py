@@ -37,7 +37,7 @@ def need_mirror() -> None:
     pytest.skip(f"no mirror of this machine has {SUITE}: nothing is shown of a real Debian")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def house() -> Iterator[Lab]:
     """A lab for one Debian."""
     need_mirror()
@@ -47,7 +47,7 @@ def house() -> Iterator[Lab]:
 
 def test_claude_code_works_in_a_debian_that_was_just_built(house: Lab) -> None:
     said = house.run("snapshot", "build", f"debian:{SUITE}", "-p", "jq", "--name", SUITE, timeout=1200)
-    assert f"Snapshot '{SUITE}' built" in said.stdout and "installing" in said.stderr + said.stdout
+    assert f"Snapshot '{SUITE}' built" in said.stdout, said
     assert house.json("snapshot", "show", SUITE)["missing"] == {}
     repo = house.repo()
     house.run(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import struct
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from local_lab import Lab, settings
 
+from thopter.kit import failpoint
 from thopter.kit.linux import calls
 from thopter.model.errors import BadInput, ProviderError, ThopterError
 from thopter.providers.local import entries
@@ -253,3 +257,26 @@ def test_who_stops_sending_leaves_nothing(lab: Lab, exported: bytes) -> None:
 def test_names_are_any_bytes() -> None:
     for raw in (b"\xff\xfe", "ü".encode(), b"a b\n"):
         assert os.fsencode(entries.from_text(to_text(raw))) == raw
+
+
+@pytest.mark.parametrize("dies_at", ["import.recorded", "import.unpacked"])
+def test_a_hub_killed_while_taking_one_in_leaves_nothing(
+    tmp_path: Path, exported: bytes, dies_at: str
+) -> None:
+    other = Lab(tmp_path, settings())
+    try:
+        paths = other.place.paths
+        argv = [sys.executable, str(Path(__file__).with_name("local_hub.py"))]
+        done = subprocess.run(
+            [*argv, str(paths.state), str(paths.runtime), "import", "-"],
+            input=exported, env=os.environ | {failpoint.ENV: dies_at}, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == -signal.SIGKILL
+        assert other.run(other.provider.snapshots()) == []
+        other.run(other.provider.start())
+        other.run(other.provider.sweep(NONE))
+        assert other.run(other.provider.leaks(NONE)) == []
+        take_in(other, exported)  # and then it works
+        assert other.sh(other.box(snapshot=NEW).key, "cat /root/x") == "x"
+    finally:
+        other.end()

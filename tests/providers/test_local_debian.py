@@ -73,6 +73,21 @@ def test_the_builder_is_nobody_for_the_machine_and_its_root_is_checked(
     assert not os.path.lexists("/etc/thopter-hostile")
 
 
+def test_the_root_goes_with_the_last_one_that_stands_on_it(own_lab: Lab, tools: Path) -> None:
+    install(tools, small())
+    build(own_lab, "debian:trixie")
+    (made,) = own_lab.run(own_lab.provider.snapshots())
+    place = own_lab.place.paths.state / "goldens" / made.golden
+    box = own_lab.box(snapshot=SNAP)
+    own_lab.run(own_lab.provider.snapshot(box.key, "snap_more", {}))
+    own_lab.run(own_lab.provider.drop_snapshot(SNAP))
+    own_lab.run(own_lab.provider.drop_snapshot("snap_more"))
+    assert place.is_dir() and own_lab.sh(box.key, "cat /facts/uid_map")
+    own_lab.run(own_lab.provider.destroy(box.key))
+    assert not place.exists()
+    assert own_lab.run(own_lab.provider.leaks(frozenset())) == []
+
+
 def test_what_is_missing_is_known_of_boxes_made_from_it_too(own_lab: Lab, tools: Path) -> None:
     install(tools, small())
     build(own_lab, "debian:trixie")

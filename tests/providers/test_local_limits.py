@@ -100,6 +100,23 @@ def test_disk_is_limited_and_the_neighbour_goes_on(lab: Lab) -> None:
 
 
 @pytest.mark.root
+def test_the_disk_limit_of_a_fork_counts_only_what_it_writes_itself(lab: Lab) -> None:
+    caps = lab.run(lab.provider.caps())
+    if "disk_bytes" not in caps.limits:
+        pytest.skip("no disk limit here: " + caps.missing["disk_bytes"])
+    first = lab.small_box(disk_bytes=64 * MIB)
+    lab.sh(first.key, "head -c 50000000 /dev/urandom > /work/old")
+    lab.run(lab.provider.snapshot(first.key, "snap_heavy", {}))
+    fork = lab.box(snapshot="snap_heavy", limits=Limits(disk_bytes=64 * MIB))
+    assert lab.sh(fork.key, "stat -c %s /work/old") == "50000000"
+    written, why = json.loads(lab.exec(fork.key, "python3", "-c", FILLS, "/work/f", str(50 * MIB)).stdout)
+    assert (written, why) == (50 * MIB, "enough")
+    written, why = json.loads(lab.exec(fork.key, "python3", "-c", FILLS, "/work/g", str(50 * MIB)).stdout)
+    assert written < 20 * MIB and why == "Disk quota exceeded"
+    lab.run(lab.provider.drop_snapshot("snap_heavy"))
+
+
+@pytest.mark.root
 def test_no_limit_means_none(lab: Lab) -> None:
     free = lab.box(limits=Limits(memory_bytes=0, pids=0, cpus=0, disk_bytes=0))
     done = lab.exec(free.key, "python3", "-c", FORKS.replace("5000", "700"))

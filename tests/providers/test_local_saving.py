@@ -202,3 +202,29 @@ def test_a_very_deep_tree_is_copied(tmp_path: Path) -> None:
         assert lab.exec(made.key, "python3", "-c", down, cwd="/root").stdout == b"x\n"
     finally:
         lab.end()
+
+
+@pytest.mark.parametrize("pool", ["auto", "plain"])
+def test_a_snapshot_of_a_busy_box_is_one_instant(tmp_path: Path, pool: str) -> None:
+    """A program writes first here, then there; no snapshot has the second without the first."""
+    lab = Lab(tmp_path, settings(pool=pool))
+    busy = (
+        "i=0; while :; do i=$((i+1)); echo $i > /root/t; mv /root/t /root/a; "
+        "echo $i > /usr/local/t; mv /usr/local/t /usr/local/b; done"
+    )
+    try:
+        box = lab.box()
+        lab.sh(
+            box.key,
+            f"setsid sh -c '{busy}' >/dev/null 2>&1 </dev/null & until [ -e /usr/local/b ]; do :; done",
+        )
+        seen = []
+        for n in range(3):
+            lab.run(lab.provider.snapshot(box.key, f"snap_{n}", {}))
+            made = lab.box(snapshot=f"snap_{n}")
+            one, two = lab.sh(made.key, "cat /root/a /usr/local/b").split()
+            assert int(one) - int(two) in (0, 1), (one, two)
+            seen.append(int(one))
+        assert seen == sorted(set(seen)), "it went on in between"
+    finally:
+        lab.end()

@@ -14,6 +14,8 @@ _SNAP_CREATE_V2 = 0x50009417
 _INO_LOOKUP = 0xD0009412
 _QUOTA_CTL = 0xC0109428
 _QGROUP_LIMIT = 0x8030942B
+_SUBVOL_GETFLAGS = 0x80089419
+_SUBVOL_SETFLAGS = 0x4008941A
 _READ_ONLY = 2
 _ENABLE_SIMPLE_QUOTA = 4
 _LIMIT_REFERENCED = 1
@@ -56,6 +58,12 @@ def create(parent: str, name: str) -> None:
 def destroy(parent: str, name: str) -> None:
     """Remove the subvolume ``parent/name`` with all its files (space comes back in the background)."""
     _ioctl(parent, _SNAP_DESTROY, _named(0, name))
+
+
+def make_writable(path: str) -> None:
+    """Let the subvolume at ``path`` be written to again; its owner may."""
+    (flags,) = struct.unpack("<Q", _ioctl(path, _SUBVOL_GETFLAGS, bytes(8)))
+    _ioctl(path, _SUBVOL_SETFLAGS, struct.pack("<Q", flags & ~_READ_ONLY))
 
 
 def snapshot(source: str, parent: str, name: str, read_only: bool = False) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
@@ -115,3 +116,15 @@ def _keep(
     except BaseException:
         maker.saved.remove(snap)
         raise
+
+
+def let_go(maker: Maker, digest: str) -> None:
+    """Remove the golden ``digest`` when it has no name and nobody stands on it any more. Blocking.
+    Whoever begins to use one writes that down first and looks then whether it is still there."""
+    used = {*(r.golden for r in maker.records.all()), *(s.golden for s in maker.saved.all())}
+    place = maker.shelf.folder / digest
+    if digest and place in maker.shelf.unused(used):
+        gone = maker.shelf.folder / f".gone-{secrets.token_hex(6)}"
+        with contextlib.suppress(FileNotFoundError):  # somebody else was faster
+            place.rename(gone)
+        remove_tree(gone)

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from thopter.kit import failpoint
 from thopter.kit.linux import calls
-from thopter.model.errors import ProviderError
+from thopter.model.errors import NotNow, ProviderError
 from thopter.providers.local import entries, flatten, goldens, wants
 from thopter.providers.local.frames import Reader, blocks
 from thopter.providers.local.maker import Maker, now_ms
@@ -66,6 +66,8 @@ def unpack(maker: Maker, snap: str, reader: Reader, tags: dict[str, str]) -> Sav
     maker.saved.begin(saved)
     try:
         failpoint.hit("import.recorded")
+        if golden.built is None and maker.shelf.read_digest(golden.digest) is None:
+            raise NotNow("the root it stands on was just removed", hint="import it once more")
         maker.pool.remove_saved(snap)
         folder = maker.pool.make_saved(snap, saved.stored)
         prefix = "trusted.overlay." if maker.root else "user.overlay."

@@ -126,7 +126,7 @@ class Pool:
                 "boxes' disk use is not limited: quotas are off on this btrfs ('btrfs quota enable')"
             )
         finally:
-            btrfs.destroy(str(self.folder), probe)
+            _destroy(self.folder, probe)
 
     def _subvolume(self, key: str, source: Path | None, limits: Limits) -> None:
         """A new subvolume for ``key``, empty or as ``source`` is, with its quota."""
@@ -206,7 +206,7 @@ class Pool:
 
     def _remove(self, parent: Path, name: str) -> None:
         if self._is_subvolume(parent / name):
-            btrfs.destroy(str(parent), name)
+            _destroy(parent, name)
         else:
             remove_tree(parent / name)
 
@@ -254,6 +254,16 @@ class Pool:
                 if e.errno != errno.EBUSY or time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)  # the last mounts of a dead box go a moment after it
+
+
+def _destroy(parent: Path, name: str) -> None:
+    """Remove a subvolume. An ordinary user may not (but with the mount option user_subvol_rm_allowed):
+    then file by file, and the empty one as a folder, which Linux 4.18 allows its owner."""
+    try:
+        btrfs.destroy(str(parent), name)
+    except PermissionError:
+        btrfs.make_writable(str(parent / name))
+        remove_tree(parent / name)
 
 
 def _layers(top: Path, owner: int) -> None:

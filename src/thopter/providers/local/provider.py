@@ -22,7 +22,7 @@ from thopter.kit.settings import Settings
 from thopter.kit.threads import finish
 from thopter.model.errors import Ambiguous, NotFound, NotNow, ProviderError, Refused, TimedOut
 from thopter.model.sockets import BoxHandle, BoxSpec, Caps, GoldenPart, Leak, Places, Stream
-from thopter.providers.local import abilities, goldens, hello, modes, workshop
+from thopter.providers.local import abilities, building, goldens, hello, modes, workshop
 from thopter.providers.local.maker import Birth, Maker
 from thopter.providers.local.nursery import Nursery
 from thopter.providers.local.record import Record, check_key
@@ -232,8 +232,11 @@ class LocalProvider(Saving, Resting):
         """Kill everything in the box and remove all it had. Gone already = success."""
         check_key(key)
         async with self._lock(key):
+            record = await finish(self._maker.records.read, key)
             await finish(self._maker.remove, key)
             await self._forget(key)
+            if record is not None:
+                await finish(building.let_go, self._maker, record.golden)
 
     # ------------------------------------------------------------------------------ facets
 

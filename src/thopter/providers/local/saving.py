@@ -55,7 +55,10 @@ class Saving(Core):
         """Remove it; boxes made from it are not touched. Gone already = success."""
         check_key(snap)
         async with self._lock(SNAP_LOCK + snap):
+            there = await finish(self._maker.saved.read, snap)
             await finish(self._maker.saved.remove, snap)
+            if there is not None:
+                await finish(building.let_go, self._maker, there.golden)
 
     async def export_snapshot(self, snap: str) -> AsyncIterator[bytes]:
         """All of it as one checksummed file, its golden included."""
