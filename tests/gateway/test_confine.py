@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -16,14 +17,15 @@ from thopter.gateway import confine
 
 SOURCE = str(Path(confine.__file__).resolve().parents[2])
 PROBE = """
-import encodings.idna, json, os, socket, sys
+import encodings.idna, json, os, resource, socket, sys
 from pathlib import Path
 from thopter.gateway.confine import confine
 allowed, forbidden, port, network = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "1"
 uid = int(sys.argv[5])
 if uid:
     os.setgroups([]); os.setgid(uid); os.setuid(uid)
-done = confine(writable=[allowed], network=network)
+sys.path += [str(forbidden.parent), str(forbidden.parent / "modules")]  # as a .pth file does
+done = confine(writable=[allowed], network=network, private=[forbidden])
 def can(act):
     try:
         act()
@@ -45,6 +47,8 @@ print(json.dumps({
     "read forbidden": can(lambda: (forbidden / "secret").read_text()),
     "list forbidden": can(lambda: os.listdir(forbidden)),
     "read system": can(lambda: Path("/etc/passwd").read_text()),
+    "read modules": can(lambda: (forbidden.parent / "modules/m.py").read_text()),
+    "core": resource.getrlimit(resource.RLIMIT_CORE)[0],
     "mkfifo": can(lambda: os.mkfifo(allowed / "p")),
     "dial": can(dial), "abstract": can(abstract), "listen": can(listen),
     "chroot": can(lambda: os.chroot("/")),
@@ -59,6 +63,8 @@ def probe(tmp_path: Path, *, network: bool, uid: int = 0, python: str = sys.exec
         folder.mkdir()
         folder.chmod(0o777)
     (forbidden / "secret").write_text("s")
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules/m.py").write_text("")
     with socket.socket() as door, socket.socket(socket.AF_UNIX) as hidden:
         door.bind(("127.0.0.1", 0))
         door.listen()
@@ -84,6 +90,20 @@ def test_a_confined_git_gateway_writes_and_reads_only_its_own_and_dials_nobody(t
     assert found["dial"] is not True and found["abstract"] is not True
     if "no-capabilities" in done:
         assert found["chroot"] is not True and found["powerless"] is True
+
+
+def test_modules_are_found_where_an_editable_installation_has_them_and_a_home_is_not_opened_for_it(
+    tmp_path: Path,
+) -> None:
+    found = probe(tmp_path, network=True)
+    assert found["read modules"] is True
+    if "landlock" in str(found["done"]):
+        assert found["read forbidden"] is not True  # its parent is on sys.path, too
+
+
+def test_a_crash_starts_no_program_of_the_machine(tmp_path: Path) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    assert probe(tmp_path, network=True)["core"] == (0 if hard == 0 else 1)  # 0 would still start it
 
 
 def test_a_confined_model_gateway_may_dial_and_still_writes_only_its_own(tmp_path: Path) -> None:

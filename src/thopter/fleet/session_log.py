@@ -137,7 +137,6 @@ async def _convert(folder: Path, path: Path, title: str, refresh: int) -> None:
         (resource.RLIMIT_CPU, _PAGE_CPU),
         (resource.RLIMIT_AS, _PAGE_MEMORY),
         (resource.RLIMIT_FSIZE, _PAGE_SIZE),
-        (resource.RLIMIT_CORE, 0),
     ):
         resource.prlimit(process.pid, what, (most, most))
     try:

@@ -196,7 +196,8 @@ class GatewayClient:
 
     async def _start(self) -> None:
         private_dir(self.control.parent)
-        argv = [sys.executable, "-m", self.module, "--socket", str(self.control), "--state", str(self._state)]
+        argv = [sys.executable, "-P", "-m", self.module]  # no module comes from the folder it starts in
+        argv += ["--socket", str(self.control), "--state", str(self._state)]
         if self._idle_exit:
             argv += ["--idle-exit", str(self._idle_exit)]
         try:

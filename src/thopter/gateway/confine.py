@@ -57,16 +57,19 @@ def _call(what: str, result: int) -> int:
     return result
 
 
-def confine(*, writable: Sequence[Path], network: bool, uid: int = 0) -> tuple[str, ...]:
-    """Give up everything else than reading the system, writing below ``writable``, and (if ``network``)
-    connecting by TCP; root becomes user ``uid`` when one is given. Returns the names of the measures that
-    are in force."""
+def confine(
+    *, writable: Sequence[Path], network: bool, uid: int = 0, private: Sequence[Path] = ()
+) -> tuple[str, ...]:
+    """Give up everything else than reading the system and our own modules, writing below ``writable``,
+    and (if ``network``) connecting by TCP; root becomes user ``uid`` when one is given. No folder that
+    holds one of ``private`` becomes readable for the modules in it. Returns the names of the measures
+    that are in force."""
     if sys.platform != "linux":
         return ()
     steps = [("no-core", _no_core), ("no-new-privs", _no_new_privs)]
     if not network:
         steps.append(("no-network", _new_network))
-    steps.append(("landlock", lambda: _landlock(writable, network)))
+    steps.append(("landlock", lambda: _landlock(writable, network, [*writable, *private])))
     if uid:
         steps.append(("own-uid", lambda: _become(uid)))
     steps += [
@@ -99,7 +102,9 @@ def _become(uid: int) -> None:
 
 
 def _no_core() -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    """One byte: with a limit of 0 the kernel still starts the machine's core_pattern program."""
+    none = 0 if resource.getrlimit(resource.RLIMIT_CORE)[1] == 0 else 1
+    resource.setrlimit(resource.RLIMIT_CORE, (none, none))
 
 
 def _no_new_privs() -> None:
@@ -134,7 +139,7 @@ def _drop_capabilities() -> None:
     _call("capset", libc.syscall(_SYS_CAPSET[machine], header, struct.pack("=6I", 0, 0, 0, 0, 0, 0)))
 
 
-def _landlock(writable: Sequence[Path], network: bool) -> None:
+def _landlock(writable: Sequence[Path], network: bool, private: Sequence[Path]) -> None:
     libc = _libc()
     abi = _call("landlock", libc.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1))
     handled = (1 << _FS_BITS.get(abi, 16)) - 1
@@ -145,7 +150,7 @@ def _landlock(writable: Sequence[Path], network: bool) -> None:
         "landlock", libc.syscall(_LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), 0)
     )
     try:
-        for path in _readable_places():
+        for path in _readable_places(private):
             _allow(libc, ruleset, path, _READ_ONLY & handled)
         _allow(libc, ruleset, Path("/dev/null"), (_READ | _WRITE | _TRUNCATE) & handled)
         for path in writable:
@@ -155,10 +160,15 @@ def _landlock(writable: Sequence[Path], network: bool) -> None:
         os.close(ruleset)
 
 
-def _readable_places() -> list[Path]:
+def _readable_places(private: Sequence[Path]) -> list[Path]:
+    """The system and where modules are imported from, also those that a ``.pth`` file names (an editable
+    installation); but no folder of modules that holds a ``private`` one, as a home or / would."""
     package = Path(__file__).resolve().parents[1]
     places = [Path(p) for p in _SYSTEM_READ] + [Path(sys.prefix), Path(sys.base_prefix), package]
     places += [Path(p) for p in site.getsitepackages()]
+    modules = [Path(os.path.realpath(p)) for p in sys.path if p]
+    kept = [Path(os.path.realpath(p)) for p in private]
+    places += [m for m in modules if not any(k.is_relative_to(m) for k in kept)]
     places += [Path(os.environ[name]) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
     return [p for p in places if p.exists()]
 

@@ -9,6 +9,7 @@ import json
 import logging
 import logging.handlers
 import os
+import pwd
 import resource
 import signal
 import socket
@@ -95,7 +96,8 @@ def main(
     if preload is not None:
         preload()
         uid, writable = own_uid(options.state), []
-    service = build(options, confine(writable=writable, network=network, uid=uid))
+    private = [options.state, *_home()]
+    service = build(options, confine(writable=writable, network=network, uid=uid, private=private))
     log.info("%s gateway up, pid %d, confined: %s", name, os.getpid(), ", ".join(service.confined))
     _say({"ready": os.getpid()})
     if not options.foreground:
@@ -104,6 +106,14 @@ def main(
     asyncio.run(_run(service, control))
     log.info("%s gateway down", name)
     return 0
+
+
+def _home() -> list[Path]:
+    """The user's home folder; none for a user without a name."""
+    try:
+        return [Path(pwd.getpwuid(os.getuid()).pw_dir)]
+    except KeyError:
+        return []
 
 
 async def _run(service: Service[Any], control: socket.socket) -> None:
