@@ -20,6 +20,7 @@ import pytest
 import thopter
 from thopter.kit.linux import procs
 from thopter.kit.settings import Settings, Value
+from thopter.providers.local.npm import clean_env
 
 SOURCE = Path(thopter.__file__).parent.parent
 HERE = Path(__file__).parent
@@ -80,20 +81,20 @@ def _env(home: Path) -> str:
     return str(home / "v/bin/python")
 
 
-def as_user(user: int, *what: str, way: str = "") -> str:
+def as_user(user: int, *what: str, way: str = "", seconds: float = 540) -> str:
     """Run tests (files and options of pytest) under a user id of nobody's; its output. They must
-    pass and leave no process."""
+    pass within ``seconds`` and leave no process. Of the environment they get what npm needs."""
     with home_of(user) as home:
-        env = {
+        env = clean_env(os.environ) | {
             "PATH": "/usr/bin:/bin", "HOME": str(home), "TMPDIR": str(home), "PYTHONDONTWRITEBYTECODE": "1",
             "THOPTER_TEST_ISOLATION": way,
         }  # fmt: skip
         argv = ["setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups", _env(home)]
         done = subprocess.run(
             [*argv, "-m", "pytest", *what, "-rs", "--basetemp", str(home / "t"), "-n", "0"],
-            cwd=HERE.parent.parent, env=env, capture_output=True, text=True, timeout=540, check=False,
+            cwd=HERE.parent.parent, env=env, capture_output=True, text=True, timeout=seconds, check=False,
         )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-1000:]
     assert "passed" in done.stdout
     deadline = time.monotonic() + 30
     while left := alive(user):

@@ -19,13 +19,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from thopter.boxd.config import DEFAULT_PATH
 from thopter.kit import failpoint
 from thopter.kit.linux import cgroups, procs
 from thopter.kit.paths import Paths, private_dir
 from thopter.kit.settings import Settings
 from thopter.model.errors import BadInput, ProviderError, Unsupported
 from thopter.model.nouns import BoxState, Isolation
-from thopter.model.sockets import BoxSpec, GoldenPart
+from thopter.model.sockets import BoxSpec, GoldenPart, Places
 from thopter.providers.local import curated, flatten, fresh, goldens, way_container, way_none
 from thopter.providers.local.birth import LOG
 from thopter.providers.local.modes import Mode
@@ -36,6 +37,7 @@ from thopter.providers.local.saved import Saved
 from thopter.providers.local.spares import Spare, Spares
 from thopter.providers.local.trees import remove_tree
 from thopter.providers.local.uids import STORED, Ranges
+from thopter.providers.local.way import OWN_BIN
 
 _GIB = 1 << 30
 
@@ -159,6 +161,7 @@ class Maker:
             key=spec.key, name=spec.name, isolation=mode.isolation, golden=golden, stored=stored,
             created_ms=now_ms(), group=spare.group, base=spare.base, count=mode.count, ports=spec.ports,
             tags=dict(spec.tags), limits=spec.limits, hook_token=token, snapshot=spec.snapshot,
+            places=Places() if mode.idmapped else Places(bin=OWN_BIN),  # /usr is of ids it does not have
         )  # fmt: skip
         return self._furnish(record, spec, mode, spare, after, self._new_folder)
 
@@ -242,6 +245,8 @@ class Maker:
             **(extra if isinstance(extra, dict) else {}),  # the hub's own hook token, where it gives one
         }  # fmt: skip
         config["env"] = {**config.get("env", {}), **config.pop("net_env", {})}
+        if record.places.bin == OWN_BIN:
+            config["path"] = f"{OWN_BIN}:{DEFAULT_PATH}"
         memory = record.limits.memory_bytes or 4 * _GIB
         return {
             "name": record.name, "key": record.key, "golden": record.golden, "mask": f".masks/{self._mask}",
