@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +85,20 @@ def test_without_npm_or_node_the_run_says_what_to_install_and_is_undone(
     assert own.leaks() == []
     assert [v for v in own.json("status") if v["state"] not in ("failed", "gone")] == []
     own.env["PATH"] = os.environ["PATH"]
+
+
+def test_without_tmux_the_run_says_what_to_install_and_is_undone(own: Lab) -> None:
+    shutil.rmtree(own.paths.state / "goldens", ignore_errors=True)
+    hidden = 'mount --make-rprivate / && mount --bind /dev/null "$0" && exec "$@"'
+    argv = ["unshare", "-m", "sh", "-c", hidden, shutil.which("tmux") or "", sys.executable]
+    argv += ["-m", "thopter.cli.main", "run", "--name", "bare", "go"]
+    done = subprocess.run(
+        argv, cwd=own.folder, env=own.env, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr, (done.returncode, done.stderr)
+    assert "no tmux on this machine" in done.stderr and "apt install tmux" in done.stderr, done.stderr
+    assert own.leaks() == []
+    assert [v for v in own.json("status") if v["state"] not in ("failed", "gone")] == []
 
 
 def test_a_slow_model_is_waited_for_and_the_run_is_never_called_anything_else(own: Lab) -> None:

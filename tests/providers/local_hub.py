@@ -7,6 +7,8 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from local_ways import settings
+
 from thopter.kit.paths import Paths
 from thopter.model.sockets import BoxSpec
 from thopter.providers.local import LocalProvider
@@ -19,7 +21,7 @@ async def _stdin() -> AsyncIterator[bytes]:
 
 async def main(state: Path, runtime: Path, what: str, key: str) -> None:
     """``what``: ``ensure``, or what is done to a box made before."""
-    provider = LocalProvider(Paths(state, runtime, state))
+    provider = LocalProvider(Paths(state, runtime, state), settings())
     await provider.start()
     spec = BoxSpec(key=key, name="victim", golden="base", ports=(8401,))
     if what == "ensure":

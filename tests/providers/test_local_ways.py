@@ -44,6 +44,17 @@ def test_boxes_without_isolation_pass_the_suite_as_far_as_it_is_not_about_isolat
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("way", ["bubblewrap", "none"])
+def test_a_hub_killed_at_any_step_of_such_a_box_leaves_nothing(way: str) -> None:
+    need(way)
+    killed = "killed_while_making_a_box or killed_while_destroying"
+    faults = [f"{HERE / 'test_local_faults.py'}", "-k", f"({killed}) and hub and not after_its_restart"]
+    assert "8 passed" in as_user(54_336 + len(way), *faults, way=way)
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_boxes_made_by_a_container_engine_pass_the_suite_and_the_walls_hold() -> None:
     need("container")
     env = os.environ | {"THOPTER_TEST_ISOLATION": "container"}

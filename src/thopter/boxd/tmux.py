@@ -42,7 +42,11 @@ class Tmux:
 
     async def run(self, *words: str, stdin: bytes = b"") -> ToolResult:
         """Run tmux with ``words`` (``";"`` separates commands) and return how it ended."""
-        return await self._box.tool(self._base + [wire.to_bytes(w) for w in words], stdin)
+        try:
+            return await self._box.tool(self._base + [wire.to_bytes(w) for w in words], stdin)
+        except OpError as e:
+            why = "there is no tmux to run in this box (%s): install it where the box's /usr comes from"
+            raise OpError("failed", why % e.message) from None
 
     async def must(self, *words: str, stdin: bytes = b"") -> bytes:
         """Like :meth:`run`; returns the output or raises the OpError that the failure means."""

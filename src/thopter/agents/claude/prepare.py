@@ -14,6 +14,7 @@ from thopter.model.sockets import FileSpec, LaunchContext
 
 MANAGED_SETTINGS = "/etc/claude-code/managed-settings.json"
 TOKEN_VARIABLE = "THOPTER_HOOK_TOKEN"
+_OWN_OPT = "/opt/thopter"
 HOLD_SECONDS = 43_200  # how long a permission or a question may wait for the hub's answer
 _KEEP_DAYS = 3650
 
@@ -118,12 +119,16 @@ def _json(path: str, data: dict[str, Any], mode: int = 0o600) -> FileSpec:
 
 def files(ctx: LaunchContext) -> tuple[FileSpec, ...]:
     """Every file; the same context always gives the same bytes."""
+    ours = {"hooks": hooks(ctx)}
+    # Here the settings of a repository cannot switch our hooks off (``disableAllHooks``).
+    managed: tuple[FileSpec, ...] = (_json(MANAGED_SETTINGS, ours, mode=0o644),)
+    if ctx.opt != _OWN_OPT:  # a box without isolation has no /etc of its own
+        managed = ()
     return (
         _json(f"{ctx.home}/.claude.json", state(ctx)),
-        _json(f"{ctx.home}/.claude/settings.json", settings(ctx)),
+        _json(f"{ctx.home}/.claude/settings.json", settings(ctx) | ({} if managed else ours)),
         # The user's own memory file: a repository's CLAUDE.md is read beside it, and never written.
         FileSpec(path=f"{ctx.home}/.claude/CLAUDE.md", content=instructions(ctx).encode(), mode=0o644),
         FileSpec(path=script_path(ctx), content=HOOK_SCRIPT.encode(), mode=0o755),
-        # Here the settings of a repository cannot switch our hooks off (``disableAllHooks``).
-        _json(MANAGED_SETTINGS, {"hooks": hooks(ctx)}, mode=0o644),
+        *managed,
     )

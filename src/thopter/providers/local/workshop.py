@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from thopter.boxd.config import DEFAULT_PATH
 from thopter.kit.channel import BoxLink
 from thopter.kit.threads import finish
 from thopter.model.errors import NotFound, ProviderError
@@ -38,6 +40,7 @@ async def build(
     """Build golden ``name`` with exactly ``want``; yields progress. The present one stays in force
     until the new one is complete and checked; on an error or cancellation nothing is left."""
     parts = goldens.check_parts(want)
+    must_have_tmux()
     await finish(maker.warm)  # the boxes of the build need what every box needs
     building = await finish(maker.shelf.new)
     try:
@@ -62,6 +65,12 @@ async def build(
     finally:
         if building.exists():
             await finish(remove_tree, building)
+
+
+def must_have_tmux() -> None:
+    """Raise ProviderError where boxes, which have this machine's /usr, would have no tmux."""
+    if shutil.which("tmux", path=DEFAULT_PATH) is None:
+        raise ProviderError("there is no tmux on this machine", hint="agents run in it (apt install tmux)")
 
 
 @contextlib.asynccontextmanager
