@@ -57,7 +57,7 @@ async def desk(tmp: Path, boxd: BoxdProcess, monkeypatch: pytest.MonkeyPatch) ->
     )  # fmt: skip
     await store.write(lambda tx: (tx.boxes.reserve_name(box, [box.name]), tx.runs.insert(run)))
     live = LiveBox(cast(Deps, SimpleNamespace(store=store, clock=SystemClock())), box, run, CLAUDE)
-    ctx = launch_context(run, box.name, {}, boxd.token)
+    ctx = launch_context(run, box, {}, boxd.token)
     live.ctx = structs.replace(ctx, home=str(boxd.folder / "home"))
     async with boxd.link() as link:
         await live._set_link(link)
