@@ -62,7 +62,8 @@ class Lab:
         nothing: Any = cast(Any, None)
         deps = Deps(
             paths=self.paths, settings=self.settings, clock=self.clock, store=self.store, engine=nothing,
-            providers={}, agents={}, gateways=nothing, mirrors=nothing, policies=nothing, owner="me", identity=("me", "me@x"),
+            providers={}, agents={}, gateways=nothing, mirrors=nothing, policies=nothing,
+            owner="me", identity=("me", "me@x"),
             postman=Postman(self.secrets, lambda: self.settings), credential_problem=lambda _: "",
         )  # fmt: skip
         self.deps = deps
