@@ -167,6 +167,7 @@ def test_a_held_hook_is_answered_by_the_hub(boxd: BoxdProcess) -> None:
     run(go())
     thread.join(BOUND)
     assert got == [(200, answer.encode())]
+    assert ends_of(boxd) == ["answered"]
 
 
 def test_a_held_hook_is_let_go_when_its_time_is_over_or_its_caller_is_gone(boxd: BoxdProcess) -> None:
@@ -188,6 +189,18 @@ def test_a_held_hook_is_let_go_when_its_time_is_over_or_its_caller_is_gone(boxd:
                 await link.hook_answer(second["id"])
 
     run(go())
+    assert ends_of(boxd) == ["expired", "gone"]
+
+
+def ends_of(boxd: BoxdProcess) -> list[str]:
+    """How held hooks ended, by the journal."""
+
+    async def read() -> list[str]:
+        async with boxd.link() as link:
+            return [r["how"] async for r in link.journal(kinds=["hook.closed"])]
+
+    found: list[str] = run(read())
+    return found
 
 
 async def next_hook(link: BoxLink, after: int) -> dict[str, Any]:

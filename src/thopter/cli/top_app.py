@@ -165,7 +165,8 @@ class TopApp(App[None]):
         self.action_detail()
 
     def _refresh_detail(self) -> None:
-        if self.query_one("#detail").has_class("on") and self.chosen:
+        shown = self.query_one("#detail").has_class("on")
+        if shown and self.chosen and self._approval is None:
             self._look(self.chosen)
 
     @work(thread=True, exclusive=True, group="detail")
@@ -178,7 +179,11 @@ class TopApp(App[None]):
         except ThopterError as e:
             text = one_line(e.message, 400)
         if self.is_running:
-            self.call_from_thread(self.query_one("#about", Static).update, text)
+            self.call_from_thread(self._show_about, text)
+
+    def _show_about(self, text: str) -> None:
+        if self._approval is None:  # what is being answered stays on the screen
+            self.query_one("#about", Static).update(text)
 
     # ------------------------------------------------------------------------------ doing
 
@@ -284,7 +289,7 @@ class TopApp(App[None]):
         line.focus()
 
     def _close_line(self) -> None:
-        self._asking = ""
+        self._asking, self._approval = "", None
         self.query_one("#line").remove_class("on")
         self._table.focus()
 
@@ -297,18 +302,19 @@ class TopApp(App[None]):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """The line is complete."""
         what, name, text = self._asking, self._asked, event.value.strip()
+        approval = self._approval
         self._close_line()
+        self._refresh_detail()
         if what == "tell" and text:
             self._do(f"{name} has it", lambda c: c.tell(name, TellRequest(text=text)))
-        elif what in ("approve", "deny") and self._approval is not None:
-            self._answer(name, what, text, self._approval)
+        elif what in ("approve", "deny") and approval is not None:
+            self._answer(name, what, text, approval)
         elif what == "destroy" and text == "yes":
             self._do(f"{name} is being destroyed", lambda c: c.destroy(name))
         elif what == "destroy":
             self.notify(f"{name} stays", markup=False)
 
     def _answer(self, name: str, what: str, text: str, approval: Approval) -> None:
-        self._approval = None
         question = approval.kind == "question"
         if what == "deny":
             request = AnswerRequest(digest=approval.digest, allow=False, message=text)
