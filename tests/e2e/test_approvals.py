@@ -23,10 +23,18 @@ _QUESTION = {
     "question": "Which colour?", "header": "Colour", "multiSelect": False,
     "options": [{"label": "Red", "description": "r"}, {"label": "Blue", "description": "b"}],
 }  # fmt: skip
-NAMES = ("yes", "no", "other", "race", "dead1", "dead2", "dead3", "boxd", "ended")
+NAMES = ("yes", "no", "other", "race", "dead1", "dead2", "dead3", "boxd")
 SCENARIO = Scenario(
     script=(
         *map(_touch, NAMES),
+        # Not in /etc: what was allowed there for the run must not cover it.
+        Script(
+            name="ended",
+            turns=(
+                Turn(tools=(Tool(name="Bash", input={"command": "mkfifo /root/ended"}),)),
+                Turn(say="No."),
+            ),
+        ),
         Script(
             name="colour",
             turns=(
