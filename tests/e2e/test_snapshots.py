@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import pytest
 from e2e_lab import Lab, lab
 
 from thopter.kit.linux import calls
+
+sys.path.append(str(Path(__file__).parent.parent / "providers"))
+
+from test_local_building import layout, programs, tarred
 
 pytestmark = [pytest.mark.claude, pytest.mark.root, pytest.mark.xdist_group("e2e"), pytest.mark.timeout(600)]
 
@@ -102,6 +107,21 @@ def test_prune_removes_what_nobody_needs_and_nothing_else(house: Lab) -> None:
     assert pruned("--older-than", "0h", "--named") == ["old"]
     assert names(house) == ["kept"], "the default one is never pruned"
     assert house.leaks() == []
+
+
+def test_what_an_image_lacks_is_shown_and_a_run_in_it_is_refused(house: Lab) -> None:
+    image = layout(house.folder / "image", tarred(*programs("dash"), ("usr/bin/sh", "dash")))
+    house.run("snapshot", "build", str(image), "--name", "bare")
+    assert set(house.json("snapshot", "show", "bare")["missing"]) == {"tmux", "git"}
+    assert "tmux (agents run in it)" in house.run("snapshot", "show", "bare").stdout
+    before = house.json("status")
+    done = house.run("run", "-d", "--snapshot", "bare", "go", check=False)
+    assert done.returncode == 5 and "lacks tmux" in done.stderr and "--fresh" in done.stderr, done.stderr
+    assert [v["name"] for v in house.json("status")] == [v["name"] for v in before], "nothing was made"
+    for argv in (("debian:No Suite",), ("debian:trixie", "-p", "-y"), (str(image), "-p", "jq"), ("debian",)):
+        bad = house.run("snapshot", "build", *argv, check=False)
+        assert bad.returncode == 2 and "Traceback" not in bad.stderr, (argv, bad.stderr)
+    assert names(house) == ["bare"] and house.leaks() == []
 
 
 def test_an_export_to_a_full_disk_says_so_and_leaves_no_half_file(house: Lab) -> None:
