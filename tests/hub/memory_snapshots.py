@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from thopter.model.api import Accepted
-from thopter.model.api.sleep import KeepAliveRequest, LeaseView, RestartRequest, SuspendRequest, SuspendResult
+from thopter.model.api.sleep import (
+    KeepAliveRequest,
+    LeaseView,
+    RestartRequest,
+    ResumeRequest,
+    SuspendRequest,
+    SuspendResult,
+)
 from thopter.model.api.snapshots import (
     BuildRequest,
     CheckpointRequest,
@@ -91,7 +98,7 @@ class MemorySleep:
     async def suspend(self, name: str, req: SuspendRequest) -> SuspendResult:
         return SuspendResult(name=self.find(name).name, state="suspended")
 
-    async def resume(self, name: str) -> Accepted:
+    async def resume(self, name: str, req: ResumeRequest) -> Accepted:
         return Accepted(flow="flow_1", name=self.find(name).name)
 
     async def restart(self, name: str, req: RestartRequest) -> Accepted:

@@ -75,7 +75,7 @@ def test_of_two_that_change_one_message_one_is_refused(tmp_path: Path) -> None:
 def test_what_waits_is_bounded_and_what_is_over_is_cleared(tmp_path: Path) -> None:
     async def work(store: Store) -> None:
         for number in range(talk.KEPT + 20):
-            await store.talk.add(letter(number, state="delivered"), event(1))
+            await store.talk.add(letter(number, state="delivered", heard_ms=1), event(1))
         assert len(await store.talk.of_box(BEE)) <= talk.KEPT + 1
         for number in range(talk.OPEN_MAX):
             await store.talk.add(letter(1000 + number), event(1))
@@ -84,6 +84,23 @@ def test_what_waits_is_bounded_and_what_is_over_is_cleared(tmp_path: Path) -> No
         assert "queue" in refused.value.hint
         again = await store.talk.add(letter(1000), event(1))  # a repeated call is no new message
         assert again.id == "msg_1000"
+
+    with_store(tmp_path, work)
+
+
+def test_what_no_conversation_has_shown_outlives_what_is_over(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        await store.talk.add(letter(1, state="delivered"), event(1))
+        for number in range(2, talk.KEPT + 20):
+            await store.talk.add(letter(number, state="delivered", heard_ms=1), event(1))
+        assert [x.id for x in await store.talk.of_box(BEE) if x.unheard] == ["msg_0001"]
+        await store.talk.heard(["msg_0001"], 77)
+        await store.talk.heard(["msg_0001"], 78)
+        assert (await store.talk.get("msg_0001")).heard_ms == 77
+        for number in range(1000, 1000 + talk.UNHEARD_MAX + 5):
+            await store.talk.add(letter(number, state="delivered"), event(1))
+        unheard = [x.id for x in await store.talk.of_box(BEE) if x.unheard]
+        assert len(unheard) == talk.UNHEARD_MAX and unheard[-1] == f"msg_{1004 + talk.UNHEARD_MAX}"
 
     with_store(tmp_path, work)
 

@@ -54,7 +54,7 @@ def queue(
         word = "Dropped" if message.state == "dropped" else "Changed"
         app.out(f"{word} {short(message.id)}: {one_line(message.text, 60)}")
     if not changed:
-        _show(app, name, [m for m in kept if everything or m.state in _SHOWN], as_json)
+        _show(app, name, [m for m in kept if everything or m.state in _SHOWN or m.held], as_json)
     return None
 
 

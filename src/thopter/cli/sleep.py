@@ -9,6 +9,7 @@ import click
 from thopter.cli.app import App, json_option, name_argument, pass_app
 from thopter.cli.progress import Steps, follow
 from thopter.cli.snapshot import size
+from thopter.cli.text import plural
 from thopter.kit.sanitize import one_line
 from thopter.model.api import FlowView
 
@@ -34,12 +35,22 @@ def suspend(app: App, name: str, disk: bool, as_json: bool) -> None:
 
 @click.command()
 @name_argument()
+@click.option(
+    "--no-go-on",
+    "rest",
+    is_flag=True,
+    help="Do not tell an agent that died in the middle of its turn to go on.",
+)
 @json_option()
 @pass_app
-def resume(app: App, name: str, as_json: bool) -> None:
+def resume(app: App, name: str, rest: bool, as_json: bool) -> None:
     """Let NAME go on, from sleep, from loss or with a dead agent: its files, its tmux, and its agent
-    with the conversation."""
-    accepted = app.hub.saved.resume(app.name(name))
+    with the conversation.
+
+    What it had acknowledged and its conversation lacks is said again, each message once. When it died in
+    the middle of a turn it is told to go on (setting run.go_on).
+    """
+    accepted = app.hub.saved.resume(app.name(name), go_on=not rest)
     try:
         view = follow(app.hub, accepted.flow, Steps(app))
     except KeyboardInterrupt:
@@ -65,6 +76,11 @@ def _report(app: App, view: FlowView, name: str, as_json: bool, done: str) -> No
         return app.json(view.result)
     state = one_line(str(view.result.get("state") or ""), 20)
     app.out(f"Thopter '{name}' {done}" + (f", {state}." if state else "."))
+    again = view.result.get("again")
+    if isinstance(again, int) and again > 0:
+        app.say(f"{plural(again, 'message')} that its conversation lacked: said again.")
+    if view.result.get("go_on"):
+        app.say("It died in the middle of its turn, and is told to go on.")
     problem = one_line(str(view.result.get("problem") or ""), 400)
     if problem:
         app.say(f"note: {problem}")

@@ -36,6 +36,7 @@ class WakeArgs(Struct, frozen=True, kw_only=True):
     run: str
     life: str
     spare: str
+    go_on: bool = True
 
 
 class RestartArgs(Struct, frozen=True, kw_only=True):
@@ -72,7 +73,7 @@ class Waker:
             now = self.deps.clock.now_ms()
             stop = Evidence(
                 source=Source.HUB, fact=Fact.STOP_REQUESTED, at_ms=now, seen_ms=now,
-                detail="put to sleep on the disk",
+                detail="put to sleep on the disk", data={"pause": True},
             )  # fmt: skip
             await self.deps.store.evidence.add(args.run, [stop])
         await self.deps.crew.release(args.box)
@@ -94,7 +95,7 @@ class Waker:
         elif was in (BoxState.STOPPED, BoxState.LOST):
             await ctx.step("revive", lambda: self._revive(args), title="start the box on its files")
         await ctx.step("gateways", lambda: self.deps.crew.attach_gateways(args.box), title="gateways")
-        wish = Wish(run=args.run, life=args.life, spare=args.spare)
+        wish = Wish(run=args.run, life=args.life, spare=args.spare, go_on=args.go_on)
         alive = was not in (BoxState.STOPPED, BoxState.LOST)
         started = await ctx.step("agent", lambda: self.rouser.start(args.box, wish, unless_running=alive))
         return await self._signed(ctx, args.name, args.box, args.life, started)
@@ -109,7 +110,9 @@ class Waker:
         seen = await ctx.step(
             "sign", lambda: self.rouser.sign(box, life, False), title="first sign of the agent"
         )
-        return {"name": name, **seen, "problem": started["problem"] or seen["problem"], "agent": "started"}
+        told = {k: started.get(k, 0) for k in ("again", "go_on")}
+        problem = started["problem"] or seen["problem"]
+        return {"name": name, **seen, "problem": problem, "agent": "started", **told}
 
     async def _look(self, args: WakeArgs) -> str:
         box = await self.deps.store.boxes.get(args.box)

@@ -17,6 +17,7 @@ from msgspec import structs
 
 from thopter.fleet import tell as telling
 from thopter.fleet.evidence_window import CLOSINGS
+from thopter.fleet.heard import Said, heard_in, in_turn
 from thopter.fleet.live import LiveBox
 from thopter.fleet.questions import Questions
 from thopter.fleet.turns import same_words, taken_at
@@ -89,12 +90,14 @@ class Delivery:
         """Deliver whatever comes; ends only when cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._lane("tell"))
+            group.create_task(self._listen())
             group.create_task(self._lane("ask"))
 
     async def _lane(self, kind: str) -> None:
         while True:
             seen = self.live.mail
-            letters = [x for x in await self.store.talk.of_box(self.live.box.id) if x.open and x.kind == kind]
+            kept = await self.store.talk.of_box(self.live.box.id)
+            letters = in_turn(x for x in kept if x.open and (x.kind == "ask") is (kind == "ask"))
             if not letters:
                 await self._news(seen)
                 continue
@@ -149,7 +152,7 @@ class Delivery:
         await live.until(lambda b: now(b) or b.mail != seen, patience)
         if not now(live):
             return  # something changed: the lane looks again at what is first
-        await self._caught_up(await live.link(30.0))
+        await caught_up(live, await live.link(30.0))
         async with self._mouth:
             await live.refold()
             if now(live):
@@ -200,7 +203,7 @@ class Delivery:
                 break
             await live.deps.clock.sleep(1.0)
         if found in ("taken", "queued"):
-            await self._caught_up(link)
+            await caught_up(live, link)
             await live.refold()
             await self._arrived(letter, found, "found in the box's record after an interruption")
         elif found == "gap" or not again:
@@ -241,16 +244,29 @@ class Delivery:
         """The message as it was given, and as the agent's driver enters it."""
         return self.questions.words(letter)
 
-    async def _caught_up(self, link: BoxLink) -> None:
-        """Wait until all has been read that the box had recorded when the link was made."""
-        facts = link.facts.get("journal")
-        last = facts.get("last") if isinstance(facts, dict) else 0
-        last = last if isinstance(last, int) and not isinstance(last, bool) else 0
-        for _ in range(300):
-            if (await self.store.cursors.load(self.live.box.id)).get("journal", 0) >= last:
-                break
-            await self.live.deps.clock.sleep(0.1)
-        await self.live.refold()
+    async def _listen(self) -> None:
+        """Note which messages the conversation holds: those need not be said again after a death."""
+        live = self.live
+        while True:
+            seen = live.mail
+            try:
+                kept = [x for x in await self.store.talk.of_box(live.box.id) if x.run == live.run_id]
+                waiting = [x for x in kept if x.unheard]
+                if waiting:
+                    after = min(x.entries for x in waiting)
+                    stored = await self.store.entries.prompts(live.run_id, after)
+                    prompts = [
+                        Said(ordinal=n, at_ms=e.at_ms + live.offset_ms, text=e.text) for n, e in stored
+                    ]
+                    found = heard_in(kept, prompts, self.words)
+                    fresh = [x.id for x in waiting if x.id in found]
+                    if fresh:
+                        await self.store.talk.heard(fresh, live.deps.clock.now_ms())
+            except ThopterError as e:
+                log.warning("messages of %s: %s", live.box.name, e.message)
+                await live.deps.clock.sleep(_AGAIN_S)
+                continue
+            await self._news(seen)
 
     # ---------------------------------------------------------------------------------- recording
 
@@ -259,6 +275,18 @@ class Delivery:
     ) -> Letter:
         """Record what came of it, with its event; Conflict when it was dropped meanwhile."""
         return await settle(self.live, letter, state, outcome, was or (letter.state,), **more)
+
+
+async def caught_up(live: LiveBox, link: BoxLink) -> None:
+    """Wait until all has been read that the box had recorded when the link was made (at most 30 s)."""
+    facts = link.facts.get("journal")
+    last = facts.get("last") if isinstance(facts, dict) else 0
+    last = last if isinstance(last, int) and not isinstance(last, bool) else 0
+    for _ in range(300):
+        if (await live.deps.store.cursors.load(live.box.id)).get("journal", 0) >= last:
+            break
+        await live.deps.clock.sleep(0.1)
+    await live.refold()
 
 
 async def settle(

@@ -31,7 +31,8 @@ from thopter.fleet.saving import mend
 from thopter.fleet.session_log import SessionLogs
 from thopter.fleet.sleep import Sleep
 from thopter.fleet.snapshots import Snapshots
-from thopter.fleet.talk import Talk
+from thopter.fleet.talk import Talk, fresh_id
+from thopter.fleet.unsent import say_now
 from thopter.fleet.usage import Usages
 from thopter.fleet.variables import Variables
 from thopter.fleet.views import detail, view
@@ -200,7 +201,7 @@ class Fleet:
         found.approvals = await self.approvals.of_box(box)
         line.approvals = len(found.approvals)
         await self.usage.shown([line])
-        found.queue = [m for m in await self.talk.of_box(box) if m.state in QUEUE_SHOWN]
+        found.queue = [m for m in await self.talk.of_box(box) if m.state in QUEUE_SHOWN or m.held]
         return found
 
     async def tell(self, name: str, req: TellRequest) -> TellResult:
@@ -215,20 +216,7 @@ class Fleet:
         live, run = await self._live(name)
         if live.pooled:
             raise NotNow(f"{live.box.name} waits in the warm pool", hint="'thopter run' gives it a task")
-        result = await telling.tell(live, req)
-        now = self.deps.clock.now_ms()
-        await self.deps.store.events.append(
-            [
-                Event(
-                    kind="run.told",
-                    at_ms=now,
-                    box=live.box.id,
-                    run=run.id,
-                    data={"name": live.box.name, "receipt": result.receipt, "text": req.text[:500]},
-                )
-            ]
-        )
-        return result
+        return await say_now(live, run, req, fresh_id(self.deps.clock.now_ms()))
 
     async def interrupt(self, name: str) -> None:
         """Stop the present turn."""

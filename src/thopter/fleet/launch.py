@@ -24,6 +24,7 @@ from thopter.fleet.ports import HOME as HOME
 from thopter.fleet.ports import HOOK_PORT as HOOK_PORT
 from thopter.fleet.ports import MODEL_PORT as MODEL_PORT
 from thopter.fleet.ports import GitRoute, ModelRoute
+from thopter.fleet.unsent import record_prompt
 from thopter.flow.engine import FlowContext
 from thopter.kit.channel import BoxLink
 from thopter.model.api.furnish import Checkout
@@ -31,6 +32,7 @@ from thopter.model.errors import ProviderError
 from thopter.model.evidence import Evidence, Fact, Source
 from thopter.model.nouns import Box, BoxState, Limits, Run, RunState
 from thopter.model.sockets import Agent, BoxSpec, LaunchContext
+from thopter.store.store import Tx
 
 _FIRST_SIGN_S = 45.0
 
@@ -240,8 +242,16 @@ class Launcher:
             detail=f"{agent.name} started",
             data={"prompt": bool(args.prompt)},
         )
-        await self.deps.store.evidence.add(args.run, [launched])
+        run = await self.deps.store.runs.get(args.run)
+
+        def both(tx: Tx) -> None:
+            tx.evidence.add(args.run, [launched])
+            if run.prompt:
+                record_prompt(tx, run, run.prompt, now)
+
+        await self.deps.store.write(both)
         live.learn([launched])
+        await live.posted()
 
     async def _first_sign(self, args: FlyArgs) -> dict[str, Any]:
         """Wait for evidence; a launched agent that shows none is reported, not taken down: its box

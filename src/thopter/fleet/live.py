@@ -144,6 +144,11 @@ class LiveBox:
                 callback(reading)
 
     @property
+    def run_id(self) -> str:
+        """Its run's id; empty when it has none."""
+        return "" if self.run is None else self.run.id
+
+    @property
     def session(self) -> str:
         """The agent's own session now."""
         if self.run is None:

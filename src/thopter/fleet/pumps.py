@@ -225,6 +225,8 @@ async def take(
         live.receipts(reading)
     if evidence:
         await live.refold()
+    if any(e.role is Role.USER for e in entries):
+        await live.posted()  # a message may be in the conversation now
 
 
 def _entry_events(live: LiveBox, entries: list[Entry]) -> list[Event]:

@@ -13,6 +13,7 @@ from thopter.fleet.turns import Answer, answer, end_of_turn, taken_at
 from thopter.model.errors import BadInput
 from thopter.model.evidence import Evidence, Fact, Verdict
 from thopter.model.nouns import BoxState, Entry, RunState
+from thopter.model.sockets import Agent
 from thopter.store.talk import Letter, Outcome
 
 _STEP_S = 5.0  # something may have changed that nobody told
@@ -29,6 +30,18 @@ class Settle(Protocol):
         """See :meth:`thopter.fleet.delivery.Delivery.settle`."""
 
 
+def words_of(agent: Agent | None, letter: Letter) -> tuple[str, ...]:
+    """A message as it was given, and as the agent's driver enters it."""
+    given = [letter.text]
+    if agent is not None:
+        try:
+            steps = agent.say(letter.text)
+        except BadInput:
+            steps = ()
+        given.append("".join(step.text or step.paste for step in steps))
+    return tuple(given)
+
+
 class Questions:
     """One for each box; at most one question is under way at a time."""
 
@@ -38,14 +51,7 @@ class Questions:
 
     def words(self, letter: Letter) -> tuple[str, ...]:
         """The message as it was given, and as the agent's driver enters it."""
-        given = [letter.text]
-        if self.live.agent is not None:
-            try:
-                steps = self.live.agent.say(letter.text)
-            except BadInput:
-                steps = ()
-            given.append("".join(step.text or step.paste for step in steps))
-        return tuple(given)
+        return words_of(self.live.agent, letter)
 
     async def follow(self, letter: Letter) -> None:
         """Return when it is answered, has failed, or was dropped (Conflict). Safe to begin again."""

@@ -11,12 +11,14 @@ from typing import Any
 
 from msgspec import Struct, convert, structs, to_builtins
 
-from thopter.fleet import boxnet, status_tool
+from thopter.fleet import boxnet, status_tool, unsent
+from thopter.fleet.delivery import caught_up
 from thopter.fleet.deps import Deps
 from thopter.fleet.facts import Facts, facts_of
 from thopter.fleet.launch import launch_context, prompt_file
 from thopter.fleet.live import LiveBox
 from thopter.fleet.places import places_of
+from thopter.fleet.unsent import After, Unsent
 from thopter.kit.channel import BoxLink
 from thopter.model.errors import Conflict, NotFound, ProviderError, Refused, TimedOut
 from thopter.model.evidence import Evidence, Fact, Source
@@ -33,7 +35,8 @@ _SIGNS = (Fact.SESSION_STARTED, Fact.TURN_STARTED, Fact.ACTIVITY, Fact.IDLE, Fac
 class Wish(Struct, frozen=True, kw_only=True):
     """How an agent shall come back. ``life`` names this start; ``prompt`` is said first; ``spare`` is
     the id of the session that is begun when there is none to go on with; ``fresh`` forgets the
-    conversation; ``from_session`` copies that one instead of going on with the run's own."""
+    conversation; ``from_session`` copies that one instead of going on with the run's own; ``go_on``: an
+    agent whose turn was cut short is told to go on, where the setting says so."""
 
     run: str
     life: str
@@ -41,6 +44,7 @@ class Wish(Struct, frozen=True, kw_only=True):
     prompt: str = ""
     fresh: bool = False
     from_session: str = ""
+    go_on: bool = False
 
 
 class Way(Struct, frozen=True, kw_only=True):
@@ -67,18 +71,22 @@ class Rouser:
     async def start(self, box: str, wish: Wish, *, unless_running: bool) -> dict[str, Any]:
         """Start the agent; with ``unless_running`` one that is at work is left alone.
 
-        The result is ``{"started", "problem"}``; a problem is what its screen or boxd said."""
+        The result is ``{"started", "problem", "again", "go_on"}``: what its screen or boxd said, how
+        many messages are said again, and whether it is told to go on with its turn."""
         live, link, run, facts = await self._at(box, wish.run)
         known = await self.deps.store.evidence.of_run(run.id)
         mine = (e for e in known if e.fact is Fact.LAUNCHED and e.data.get("life") == wish.life)
         begun = next(mine, None)
+        if begun is None:
+            await caught_up(live, link)
         if unless_running and live.agent_running and begun is None:
             return {"started": False, "problem": ""}
         agent = self._agent(run)
         ctx = launch_context(run, live.box, facts.settings, facts.token)
         if begun is None:
             way = await self._choose(live, link, run, ctx, agent, wish)
-            run = await self._record(live, run, agent, wish, way)
+            missing = await unsent.look(live, link, run, ctx, agent)
+            run, begun = await self._record(live, run, agent, wish, way, missing)
         else:
             way = convert(begun.data.get("way"), Way)  # killed between the record and the start
         live.ctx = ctx = structs.replace(ctx, session=run.session)
@@ -94,7 +102,8 @@ class Rouser:
         except ProviderError as e:
             problem = e.message  # the box is fine; the agent's end is in the journal
         await live.refold()
-        return {"started": True, "problem": problem}
+        more = {k: begun.data.get(k, 0) for k in ("again", "go_on")}
+        return {"started": True, "problem": problem, **more}
 
     async def _choose(
         self, live: LiveBox, link: BoxLink, run: Run, ctx: LaunchContext, agent: Agent, wish: Wish
@@ -138,29 +147,40 @@ class Rouser:
         older = [s for s in seen if s in live.lineage]
         return max(older, key=lambda s: seen[s], default="")
 
-    async def _record(self, live: LiveBox, run: Run, agent: Agent, wish: Wish, way: Way) -> Run:
-        """Record the new session and the launch together, just before it is asked for."""
+    async def _record(
+        self, live: LiveBox, run: Run, agent: Agent, wish: Wish, way: Way, missing: Unsent
+    ) -> tuple[Run, Evidence]:
+        """Record the new session, the launch, and what is said again, together, just before the agent
+        is asked for."""
         now = self.deps.clock.now_ms()
         if way.how != "resume":
             run = structs.replace(run, session=wish.spare, changed_ms=now)
-        launched = Evidence(
-            source=Source.HUB,
-            fact=Fact.LAUNCHED,
-            at_ms=now,
-            seen_ms=now,
-            detail=f"{agent.name} started again",
-            data={"prompt": bool(way.prompt), "life": wish.life, "way": to_builtins(way)},
-        )
+        text = str(self.deps.settings.get("run.go_on_text"))
+        says = text if wish.go_on and self.deps.settings.get("run.go_on") else ""
+        after = After(life=wish.life, at_ms=now, go_on=says, fresh=wish.fresh, prompt=way.prompt)
 
-        def both(tx: Tx) -> None:
+        def both(tx: Tx) -> Evidence:
             tx.runs.update(run)
+            again, goes_on = unsent.record(tx, live, run, missing, after)
+            told = "; it is told to go on" if goes_on else "; its turn was cut short" if missing.cut else ""
+            told += f"; {again} of its messages said again" if again else ""
+            launched = Evidence(
+                source=Source.HUB, fact=Fact.LAUNCHED, at_ms=now, seen_ms=now,
+                detail=f"{agent.name} started again{told}",
+                data={
+                    "prompt": bool(way.prompt), "life": wish.life, "way": to_builtins(way), "again": again,
+                    "go_on": goes_on,
+                },
+            )  # fmt: skip
             tx.evidence.add(run.id, [launched])
+            return launched
 
-        await self.deps.store.write(both)
+        launched = await self.deps.store.write(both)
         live.run, live.lineage = run, live.lineage | {run.session}
         live.follow_session(run.session)
         live.learn([launched])
-        return run
+        await live.posted()
+        return run, launched
 
     async def sign(self, box: str, life: str, prompt: bool) -> dict[str, Any]:
         """Wait for the first sign of this life; one that shows none is reported, not taken down."""
@@ -195,7 +215,8 @@ class Rouser:
             await link.run_stop(life or found.id)
         except NotFound:
             return  # boxd knows no such agent: it is gone
-        await live.until(lambda b: not b.agent_running, _SIGN_S)
+        if not await live.until(lambda b: not b.agent_running, _SIGN_S):
+            raise TimedOut(f"the agent of {live.box.name} does not end", hint="see 'thopter hub logs'")
 
     # -------------------------------------------------------------------------------- inside
 

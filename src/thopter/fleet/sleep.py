@@ -12,7 +12,14 @@ from thopter.fleet.deps import Deps
 from thopter.fleet.lease import ON_IDLE, new_lease, renewed
 from thopter.fleet.live import LiveBox
 from thopter.model.api import Accepted
-from thopter.model.api.sleep import KeepAliveRequest, LeaseView, RestartRequest, SuspendRequest, SuspendResult
+from thopter.model.api.sleep import (
+    KeepAliveRequest,
+    LeaseView,
+    RestartRequest,
+    ResumeRequest,
+    SuspendRequest,
+    SuspendResult,
+)
 from thopter.model.errors import BadInput, NotFound, NotNow, Refused, Unsupported
 from thopter.model.nouns import Box, BoxState, Lease, Run
 from thopter.model.sockets import Stops, Suspends
@@ -73,23 +80,25 @@ class Sleep:
 
     # -------------------------------------------------------------------------------- resume
 
-    async def resume(self, name: str) -> Accepted:
-        """Let a box go on, from whatever sleep or death, and its agent with its conversation.
+    async def resume(self, name: str, req: ResumeRequest) -> Accepted:
+        """Let a box go on, from whatever sleep or death, and its agent with its conversation; unless
+        ``req`` says otherwise, an agent that died in the middle of a turn is told to go on.
 
         Asking twice at once is asking once; a thopter that is awake is left as it is."""
         box, run = await self._with_run(name)
         if box.state is BoxState.CREATING:
             raise NotNow(f"{box.name} is still being created", hint=f"'thopter wait {box.name}'")
         await self.renew(box.id)
-        return await self.wake(box, run)
+        return await self.wake(box, run, req.go_on)
 
-    async def wake(self, box: Box, run: Run) -> Accepted:
+    async def wake(self, box: Box, run: Run, go_on: bool = True) -> Accepted:
         """Start (or join) the flow that wakes a box."""
         async with self.deps.crew.turnstile.through(box.id, box.name, "wake"):
             flow = await self.attempt(f"flow_wake_{box.id}")
             args = WakeArgs(
-                box=box.id, name=box.name, run=run.id, life=_life(run, flow), spare=_session(flow)
-            )
+                box=box.id, name=box.name, run=run.id, life=_life(run, flow), spare=_session(flow),
+                go_on=go_on,
+            )  # fmt: skip
             await self.deps.engine.submit("wake", args, flow_id=flow)
         return Accepted(flow=flow, name=box.name, box=box.id, run=run.id)
 

@@ -56,7 +56,7 @@ class Talk:
             self._must_answer(box, live)
         now = self.deps.clock.now_ms()
         letter = Letter(
-            id=_fresh_id(now), box=box.id, run=run.id, kind=req.kind, state="queued", text=req.text,
+            id=fresh_id(now), box=box.id, run=run.id, kind=req.kind, state="queued", text=req.text,
             created_ms=now, changed_ms=now,
         )  # fmt: skip
         letter = await self.deps.store.talk.add(letter, event_of(letter, box.name, now))
@@ -116,10 +116,14 @@ class Talk:
         return self._shown(new, box)
 
     def _shown(self, letter: Letter, box: Box) -> Message:
-        held = why_held(self._crew.live.get(box.id), box.state) if letter.state == "queued" else ""
+        live = self._crew.live.get(box.id)
+        held = why_held(live, box.state) if letter.state == "queued" else ""
+        if letter.unheard and live is not None and not live.agent_running and letter.run == live.run_id:
+            held = "its agent ended before its conversation held this; 'thopter resume' has it said again"
         return Message(
             id=letter.id, name=box.name, box=box.id, run=letter.run, kind=letter.kind, state=letter.state,
             text=letter.text, created_ms=letter.created_ms, changed_ms=letter.changed_ms, held=held,
+            heard_ms=letter.heard_ms,
             **structs.asdict(letter.outcome),
         )  # fmt: skip
 
@@ -167,7 +171,7 @@ class Talk:
         return box, run
 
 
-def _fresh_id(now_ms: int) -> str:
+def fresh_id(now_ms: int) -> str:
     """The same for every attempt at one call, so that it is kept once."""
     token = request_mark.get().token
     if not token:

@@ -70,6 +70,15 @@ def is_asked(life: Window, ask: Evidence, limits: TruthLimits) -> bool:
     return _Turn(life, limits).is_asked(ask)
 
 
+def cut_short(life: Window, limits: TruthLimits) -> Evidence | None:
+    """The last sign of work of a life that ended in the middle of a turn; None when its last turn was
+    over, or it had none. When the status showed it at rest after that work, the turn counts as over."""
+    turn = _Turn(life, limits)
+    if turn.work is None or turn.is_closed() or turn.idle_state():
+        return None
+    return turn.work
+
+
 class _Turn:
     """The newest facts about turns. ``work`` is the newest hard sign that one is going on."""
 

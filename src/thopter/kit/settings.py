@@ -77,6 +77,16 @@ SETTINGS: tuple[Setting, ...] = (
         "or show them as lost until you do.", ("auto", "ask"),
     ),
     Setting(
+        "run.go_on", True, "Tell an agent that died in the middle of its turn (killed, machine restarted, "
+        "put to sleep on the disk) to go on when it is resumed.",
+    ),
+    Setting(
+        "run.go_on_text",
+        "Your program was ended in the middle of your work and has been started again. Look at what is "
+        "already done, then go on.",
+        "What such an agent is told.",
+    ),
+    Setting(
         "local.isolation", "auto", "How the local provider isolates boxes; auto takes the strongest.",
         ("auto", "namespaces-idmapped", "namespaces-user", "bubblewrap", "container", "none"),
     ),

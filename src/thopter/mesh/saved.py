@@ -88,9 +88,9 @@ class Saved:
         body = sleep.SuspendRequest(disk=disk)
         return self._hub.post(self._hub.of(name, "suspend"), body, sleep.SuspendResult, timeout=120.0)
 
-    def resume(self, name: str) -> api.Accepted:
-        """Let it go on; durable when this returns."""
-        return self._hub.post(self._hub.of(name, "resume"), api.Nothing(), api.Accepted)
+    def resume(self, name: str, go_on: bool = True) -> api.Accepted:
+        """Let it go on; durable when this returns. ``go_on``: also with a turn that was cut short."""
+        return self._hub.post(self._hub.of(name, "resume"), sleep.ResumeRequest(go_on=go_on), api.Accepted)
 
     def restart(self, name: str, fresh: bool) -> api.Accepted:
         """Restart its agent; durable when this returns."""

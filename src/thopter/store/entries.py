@@ -76,6 +76,15 @@ class EntryTable:
         row = self._conn.row("SELECT max(ordinal) FROM entries WHERE run = ?", (run,))
         return int(row[0] or 0) if row else 0
 
+    def prompts(self, run: str, after: int) -> list[tuple[int, Entry]]:
+        """What the user said in the run itself, with its ordinals, of those over ``after``."""
+        rows = self._conn.rows(
+            f"""SELECT {_COLUMNS}, ordinal FROM entries
+                WHERE run = ? AND ordinal > ? AND role = ? AND NOT sidechain ORDER BY ordinal""",
+            (run, after, Role.USER.value),
+        )
+        return [(r[-1], _entry(r)) for r in rows]
+
     def page(self, run: str, after: int = 0, limit: int = 200, last: int = 0) -> TranscriptPage:
         """Entries with an ordinal over ``after``, at most ``limit``; or, with ``last``, the last
         that many. ``next`` of the page is the ``after`` for what follows it."""
@@ -102,6 +111,10 @@ class Entries:
     async def page(self, run: str, after: int = 0, limit: int = 200, last: int = 0) -> TranscriptPage:
         """See :meth:`EntryTable.page`; an unknown run has an empty transcript."""
         return await self._db.read(lambda c: EntryTable(c).page(run, after, limit, last))
+
+    async def prompts(self, run: str, after: int) -> list[tuple[int, Entry]]:
+        """See :meth:`EntryTable.prompts`."""
+        return await self._db.read(lambda c: EntryTable(c).prompts(run, after))
 
     async def sessions(self, run: str) -> list[str]:
         """See :meth:`EntryTable.sessions`."""

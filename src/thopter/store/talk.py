@@ -17,9 +17,11 @@ from thopter.store.events import EventTable
 OPEN_MAX = 100  # messages that may wait for one thopter
 OPEN_CHARS = 8 << 20  # and their characters together
 KEPT = 50  # of those that are over, by box
+UNHEARD_MAX = 200  # and of those that no conversation has shown yet
 OPEN = ("queued", "sending", "working", "asking")
 _COLUMNS = (
-    "id, box, run, ordinal, kind, state, text, created_ms, changed_ms, sent_ms, entries, marks, outcome"
+    "id, box, run, ordinal, kind, state, text, created_ms, changed_ms, sent_ms, entries, marks, outcome,"
+    " heard_ms"
 )
 
 
@@ -39,7 +41,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 class Letter(Struct, frozen=True, kw_only=True):
     """A message as recorded. ``entries`` and ``marks``: how many entries its run had, and how far its
-    box had been read, when it was begun to be typed (at ``sent_ms``)."""
+    box had been read, when it was begun to be typed (at ``sent_ms``). ``heard_ms``: when the agent's
+    conversation was seen to hold it; 0 not yet."""
 
     id: str
     box: str
@@ -54,6 +57,12 @@ class Letter(Struct, frozen=True, kw_only=True):
     entries: int = 0
     marks: dict[str, int] = field(default_factory=dict)
     outcome: Outcome = Outcome()
+    heard_ms: int = 0
+
+    @property
+    def unheard(self) -> bool:
+        """The agent said that it has it, and its conversation does not show it (yet)."""
+        return self.state == "delivered" and not self.heard_ms
 
     @property
     def open(self) -> bool:
@@ -66,6 +75,7 @@ def _letter(row: Row) -> Letter:
         id=row[0], box=row[1], run=row[2], ordinal=row[3], kind=row[4], state=row[5], text=row[6],
         created_ms=row[7], changed_ms=row[8], sent_ms=row[9], entries=row[10],
         marks=codec.from_json(row[11], dict[str, int]), outcome=codec.from_json(row[12], Outcome),
+        heard_ms=row[13],
     )  # fmt: skip
 
 
@@ -74,6 +84,7 @@ def _row(letter: Letter) -> tuple[Any, ...]:
         letter.id, letter.box, letter.run, letter.ordinal, letter.kind, letter.state,
         codec.clean_text(letter.text, 4 << 20), letter.created_ms, letter.changed_ms, letter.sent_ms,
         letter.entries, codec.to_json(letter.marks), codec.to_json(letter.outcome, 16 << 20),
+        letter.heard_ms,
     )  # fmt: skip
 
 
@@ -85,26 +96,33 @@ class LetterTable:
 
     def add(self, letter: Letter) -> Letter:
         """Record it behind the others of its box; the same id again changes nothing. Refused when too
-        much waits already."""
+        much waits already and it is one that shall wait."""
         found = self._conn.row(f"SELECT {_COLUMNS} FROM messages WHERE id = ?", (letter.id,))
         if found is not None:
             return _letter(found)
         waiting = [x for x in self.of_box(letter.box) if x.open]
-        if len(waiting) >= OPEN_MAX or sum(len(x.text) for x in waiting) + len(letter.text) > OPEN_CHARS:
+        chars = sum(len(x.text) for x in waiting) + len(letter.text)
+        if letter.open and letter.kind != "go_on" and (len(waiting) >= OPEN_MAX or chars > OPEN_CHARS):
             raise Refused(
                 f"{len(waiting)} messages wait for this thopter already",
                 hint="see them with 'thopter queue NAME'; '--drop ID' takes one back",
             )
         row = self._conn.row("SELECT max(ordinal) FROM messages WHERE box = ?", (letter.box,))
         letter = structs.replace(letter, ordinal=int(row[0] or 0) + 1 if row else 1)
-        marks = ", ".join("?" * 13)
+        marks = ", ".join("?" * 14)
         self._conn.run(f"INSERT INTO messages ({_COLUMNS}) VALUES ({marks})", _row(letter))
         self._clear(letter.box)
         return letter
 
     def _clear(self, box: str) -> None:
-        over = [x.id for x in self.of_box(box) if not x.open]
-        for old in over[: max(len(over) - KEPT, 0)]:
+        found = [x for x in self.of_box(box) if not x.open]
+        over = [x.id for x in found if not x.unheard]
+        too_old, chars = over[: max(len(over) - KEPT, 0)], 0
+        for number, letter in enumerate(reversed([x for x in found if x.unheard])):
+            chars += len(letter.text)
+            if number >= UNHEARD_MAX or (number and chars > OPEN_CHARS):
+                too_old.append(letter.id)
+        for old in too_old:
             self._conn.run("DELETE FROM messages WHERE id = ?", (old,))
 
     def get(self, letter: str) -> Letter:
@@ -118,6 +136,12 @@ class LetterTable:
         """All of a box, oldest first."""
         rows = self._conn.rows(f"SELECT {_COLUMNS} FROM messages WHERE box = ? ORDER BY ordinal", (box,))
         return [_letter(r) for r in rows]
+
+    def heard(self, letters: Collection[str], now_ms: int) -> None:
+        """Record that the conversation holds these."""
+        self._conn.many(
+            "UPDATE messages SET heard_ms = ? WHERE id = ? AND heard_ms = 0", [(now_ms, x) for x in letters]
+        )
 
     def update(self, letter: Letter, was: Collection[str]) -> None:
         """Record a changed one, only when its recorded state is one of ``was``; Conflict otherwise."""
@@ -198,6 +222,10 @@ class Talk:
             return letter
 
         return await self._db.write(both)
+
+    async def heard(self, letters: Collection[str], now_ms: int) -> None:
+        """See :meth:`LetterTable.heard`."""
+        await self._db.write(lambda c: LetterTable(c).heard(letters, now_ms))
 
     async def label(
         self, box: str, kind: str, author: str, run: str, at_ms: int, text: str, *events: Event

@@ -5,7 +5,14 @@ from __future__ import annotations
 from thopter.hub.auth import OPERATE, READ
 from thopter.hub.routes import Call, NoQuery, Route
 from thopter.model.api import Accepted, Nothing
-from thopter.model.api.sleep import KeepAliveRequest, LeaseView, RestartRequest, SuspendRequest, SuspendResult
+from thopter.model.api.sleep import (
+    KeepAliveRequest,
+    LeaseView,
+    RestartRequest,
+    ResumeRequest,
+    SuspendRequest,
+    SuspendResult,
+)
 
 
 async def suspend_thopter(call: Call[NoQuery, SuspendRequest]) -> SuspendResult:
@@ -13,9 +20,9 @@ async def suspend_thopter(call: Call[NoQuery, SuspendRequest]) -> SuspendResult:
     return await call.fleet.sleep.suspend(call.key, call.body)
 
 
-async def resume_thopter(call: Call[NoQuery, Nothing]) -> Accepted:
+async def resume_thopter(call: Call[NoQuery, ResumeRequest]) -> Accepted:
     """Let it go on, with its conversation."""
-    return await call.fleet.sleep.resume(call.key)
+    return await call.fleet.sleep.resume(call.key, call.body)
 
 
 async def restart_agent(call: Call[NoQuery, RestartRequest]) -> Accepted:
@@ -56,6 +63,7 @@ ROUTES = (
         summary="Let a thopter go on from whatever sleep or death, with its conversation",
         scope=OPERATE,
         handler=resume_thopter,
+        request=ResumeRequest,
         response=Accepted,
         status=202,
         mutating=True,

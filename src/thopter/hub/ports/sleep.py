@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Protocol
 
 from thopter.model.api import Accepted
-from thopter.model.api.sleep import KeepAliveRequest, LeaseView, RestartRequest, SuspendRequest, SuspendResult
+from thopter.model.api.sleep import (
+    KeepAliveRequest,
+    LeaseView,
+    RestartRequest,
+    ResumeRequest,
+    SuspendRequest,
+    SuspendResult,
+)
 
 
 class SleepPort(Protocol):
@@ -14,7 +21,7 @@ class SleepPort(Protocol):
     async def suspend(self, name: str, req: SuspendRequest) -> SuspendResult:
         """Frozen when this returns; to the disk, it goes on in the flow. Idempotent."""
 
-    async def resume(self, name: str) -> Accepted:
+    async def resume(self, name: str, req: ResumeRequest) -> Accepted:
         """Durable when this returns; asking twice joins the first."""
 
     async def restart(self, name: str, req: RestartRequest) -> Accepted:

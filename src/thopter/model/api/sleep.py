@@ -25,6 +25,13 @@ class SuspendResult(Struct, kw_only=True):
     flow: str = ""
 
 
+class ResumeRequest(Struct, kw_only=True):
+    """``POST /v1/thopters/{name}/resume``. ``go_on``: an agent that died in the middle of its turn is told
+    to go on with it, where the setting ``run.go_on`` says so too."""
+
+    go_on: bool = True
+
+
 class RestartRequest(Struct, kw_only=True):
     """``POST /v1/thopters/{name}/restart``. ``fresh``: with a new session, the old one stays in its files."""
 

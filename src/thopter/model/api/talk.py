@@ -31,7 +31,10 @@ class Message(Struct, kw_only=True):
 
     A queued ask with a ``reason`` is kept back by that dialog, and asked when it is closed.
     ``held``: why a queued one is not delivered now. ``turn_ms``: from the moment the agent took it
-    to the end of its turn. ``tools``: the tools used in it, in order.
+    to the end of its turn. ``heard_ms``: when a delivered one was seen in the agent's conversation, 0
+    not yet: should its agent end before, it is queued again when it comes back. ``kind``: ``tell`` (kept
+    for its moment), ``ask``, ``said`` (told at once), ``prompt`` (what its start said), ``go_on`` (said
+    by the hub to an agent whose turn was cut short). ``tools``: the tools used in it, in order.
     """
 
     id: str
@@ -53,6 +56,7 @@ class Message(Struct, kw_only=True):
     tools: list[str] = field(default_factory=list)
     turn_ms: int = 0
     taken_ms: int = 0
+    heard_ms: int = 0
 
 
 class Messages(Struct, kw_only=True):
