@@ -36,7 +36,7 @@ def measure() -> list[Row]:
 
 
 def _rows(report: Report) -> list[Row]:
-    for kind in ("lost", "doubled", "vanished", "leaked"):
+    for kind in ("lost", "unclear", "cut", "doubled", "vanished", "leaked"):
         for line in getattr(report, kind):
             print(f"  {kind}: {line}", file=sys.stderr)
     counts = [
@@ -47,9 +47,14 @@ def _rows(report: Report) -> list[Row]:
             ("commits gone", report.vanished), ("things leaked", report.leaked),
         )
     ]  # fmt: skip
+    counts += [
+        Row(name=f"random kills: {what}", value=len(found), unit="", n=report.trials)
+        for what, found in (("messages told as unclear", report.unclear), ("turns cut short", report.cut))
+    ]
+    print(f"  receipts {report.receipts}, processes killed {report.kills}", file=sys.stderr)
     recovery = [
         Row(name=f"back at the prompt after kill -9: {victim}", value=p50(ms) / 1000, p99=p99(ms) / 1000,
-            unit="s", n=len(ms), note="four brought back one after another, agent's own start included")
+            unit="s", n=len(ms), note="four brought back at once, agent's own start included")
         for victim, ms in sorted(report.recovery_ms.items())
     ]  # fmt: skip
     every = [ms / 1000 for each in report.recovery_ms.values() for ms in each]

@@ -2,6 +2,10 @@
 
 Each round tells every thopter something, kills one thing for each at a random moment, brings all
 back by ``hub start`` and ``resume`` alone, and compares what was acknowledged with what is there.
+
+The scripted agent does what a careful one would: told to go on, it looks whether its last note is
+written and committed, and does what is missing. A turn of which nobody took up the rest is counted as
+cut short: its message was heard, its command ran at most once.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +28,10 @@ from thopter.testing.scripted_model import Scenario, Script, Tool, Turn
 from thopter.testing.victims import BOX_VICTIMS, HUB_VICTIMS, Victims
 
 _NOTE = "echo ${n} >> notes.txt && git add -A && git commit -qm 'note ${n}'"
+_LOOK = (
+    'rm -f .git/index.lock; test -z "$(git status --porcelain)"'
+    ' || { git add -A && git commit -qm "note $(tail -n 1 notes.txt)"; }'
+)
 SCENARIO = Scenario(
     script=(
         Script(
@@ -33,6 +42,14 @@ SCENARIO = Scenario(
                 Turn(say="Noted ${n}."),
             ),
         ),
+        Script(
+            name="on",
+            match="Look at what is already done",
+            turns=(
+                Turn(say="I look.", tools=(Tool(name="Bash", input={"command": _LOOK}),)),
+                Turn(say="Done."),
+            ),
+        ),
     )
 )
 _PATIENCE = 180.0
@@ -40,15 +57,20 @@ _RESUME_TRIES = 5
 
 
 class Report(Struct, kw_only=True):
-    """What came of it. ``lost``: acknowledged messages that are in no conversation and in no queue;
-    ``doubled``: effects that are there twice; ``vanished``: work that had been committed and is gone;
-    ``leaked``: what ``doctor --leaks`` found; ``kills``: processes that died, by
-    victim; ``recovery_ms``: by victim, from the kill to an agent that is back at its prompt."""
+    """What came of it. ``lost``: acknowledged messages that are in no conversation and in no queue (each
+    once); ``cut``: messages that were heard and whose work did not come to its end; ``unclear``: those
+    told as such; ``doubled``: effects that are there twice; ``vanished``: work that had been committed and
+    is gone; ``leaked``: what ``doctor --leaks`` found; ``kills``: processes that died, by victim;
+    ``receipts``: how messages were acknowledged; ``recovery_ms``: by victim, for each thopter of
+    its own, from its kill to an agent that is back (all are brought back at once)."""
 
     trials: int = 0
     acknowledged: int = 0
     kills: dict[str, int] = field(default_factory=dict)
+    receipts: dict[str, int] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
+    unclear: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     vanished: list[str] = field(default_factory=list)
     leaked: list[str] = field(default_factory=list)
@@ -69,7 +91,8 @@ class Survival:
         self._names = list(names)
         self._random = random.Random(seed)
         self._victims = Victims(find_paths(env))
-        self._said: dict[str, dict[int, bool]] = {name: {} for name in names}  # number -> acknowledged
+        self._said: dict[str, dict[int, str]] = {name: {} for name in names}  # number -> how acknowledged
+        self._victim: dict[int, str] = {}  # what was killed while this was said
         self._seen: dict[str, set[int]] = {name: set() for name in names}
         self._number = 0
         self.report = Report()
@@ -80,19 +103,23 @@ class Survival:
         tells = {name: self._tell(name) for name in self._names}
         time.sleep(self._random.uniform(0.0, 2.5))
         plan = self._plan()
-        began = time.monotonic()
+        began: dict[str, float] = {}
         for victim, name in plan:
+            began[name] = time.monotonic()
+            self._victim[tells[name][0]] = victim
             died = self._victims.kill(victim, boxes[name])
             self.report.kills[victim] = self.report.kills.get(victim, 0) + died
         for name, (number, call) in tells.items():
-            call.communicate(timeout=_PATIENCE)
-            self._said[name][number] = call.returncode == 0
-            self.report.acknowledged += call.returncode == 0
+            told = call.communicate(timeout=_PATIENCE)[0]
+            how = _receipt(told) if call.returncode == 0 else ""
+            self._said[name][number] = how
+            self.report.acknowledged += bool(how)
+            self.report.receipts[how or "none"] = self.report.receipts.get(how or "none", 0) + 1
         self._cli("hub", "start")
-        for victim, name in plan:
-            self._back(name)
-            took = (time.monotonic() - began) * 1000
-            self.report.recovery_ms.setdefault(victim, []).append(took)
+        with ThreadPoolExecutor(len(plan)) as pool:
+            back = list(pool.map(lambda one: self._back(one[1]), plan))
+        for (victim, name), now in zip(plan, back, strict=True):
+            self.report.recovery_ms.setdefault(victim, []).append((now - began[name]) * 1000)
         self.report.trials += len(plan)
         for name in self._names:
             self._settle(name)
@@ -111,22 +138,31 @@ class Survival:
     def _tell(self, name: str) -> tuple[int, subprocess.Popen[bytes]]:
         self._number += 1
         how = ["--when-idle"] if self._random.random() < 0.4 else ["--no-tail"]
-        argv = [sys.executable, "-m", "thopter.cli.main", "tell", *how, name, f"note {self._number}"]
+        argv = [
+            sys.executable,
+            "-m",
+            "thopter.cli.main",
+            "tell",
+            *how,
+            "--json",
+            name,
+            f"note {self._number}",
+        ]
         call = subprocess.Popen(
             argv,
             env=self._env,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
         return self._number, call
 
-    def _back(self, name: str) -> None:
-        """Bring a thopter back as a person would."""
+    def _back(self, name: str) -> float:
+        """Bring a thopter back as a person would; when it was back."""
         for attempt in range(_RESUME_TRIES):
             done = self._cli("resume", name, check=False)
             if done.returncode == 0 and self._until(name, ("waiting", "working")):
-                return
+                return time.monotonic()
             time.sleep(0.5 * (attempt + 1))
         raise AssertionError(f"{name} does not come back: {done.stderr}\n{self._cli('status', name).stdout}")
 
@@ -154,18 +190,34 @@ class Survival:
         users = [e["text"] for e in map(json.loads, tail) if e["role"] == "user"]
         notes = self._cli("exec", name, "--", "sh", "-c", "cat notes.txt 2>/dev/null || true").stdout.split()
         log = self._cli("exec", name, "--", "git", "log", "--format=%s").stdout.splitlines()
+        queue = self._json("queue", name, "--all")
         written = Counter(int(n) for n in notes)
         committed = Counter(int(s.split()[1]) for s in log if s.startswith("note "))
         for number, acknowledged in self._said[name].items():
             heard = sum(f"note {number}" in u.splitlines() for u in users)
-            unclear = any(f"note {number}" == m.get("text") for m in self._queue(name))
-            if acknowledged and not heard and not unclear:
-                self.report.lost.append(f"{name}: note {number}")
+            what = f"{name}: note {number} ({acknowledged or 'no receipt'}, {self._victim[number]} killed)"
+            unclear = any(f"note {number}" == m["text"] and m["state"] == "unclear" for m in queue)
+            if acknowledged and not heard:
+                self._once(self.report.unclear if unclear else self.report.lost, what, name)
+            if heard and not committed[number]:
+                self._once(self.report.cut, what, "")
+            elif what in self.report.cut:
+                self.report.cut.remove(what)
             if heard > 1 or written[number] > 1 or committed[number] > 1:
-                self.report.doubled.append(f"{name}: note {number} heard {heard}, written {written[number]}")
+                self._once(self.report.doubled, f"{what}: heard {heard}, written {written[number]}", name)
         for number in self._seen[name] - set(committed):
-            self.report.vanished.append(f"{name}: commit of note {number}")
+            self._once(self.report.vanished, f"{name}: commit of note {number}", name)
         self._seen[name] |= set(committed)
+
+    def _once(self, found: list[str], what: str, name: str) -> None:
+        """Count ``what`` once; with ``name``, print the history that explains it."""
+        if what in found:
+            return
+        found.append(what)
+        if name:
+            for argv in (("queue", name, "--all"), ("tail", name, "-n", "25"), ("status", name)):
+                done = self._cli(*argv, check=False)
+                print(f"--- {what}: thopter {' '.join(argv)}\n{done.stdout}{done.stderr}", file=sys.stderr)
 
     # -------------------------------------------------------------------------------- inside
 
@@ -188,6 +240,12 @@ class Survival:
     def _queue(self, name: str) -> list[dict[str, Any]]:
         found = self._json("queue", name)
         return list(found["messages"] if isinstance(found, dict) else found)
+
+
+def _receipt(told: bytes) -> str:
+    """How a message was acknowledged: taken, queued, or kept by the hub."""
+    found = json.loads(told)
+    return str(found.get("receipt") or "kept")
 
 
 def repository(folder: Path, env: Mapping[str, str]) -> Path:

@@ -14,7 +14,7 @@ from thopter.kit.linux import calls
 from thopter.kit.paths import Paths
 
 BOX_VICTIMS = ("agent", "tmux", "boxd", "box")
-HUB_VICTIMS = ("hub", "zygote", "model gateway", "git gateway", "everything", "reboot")
+HUB_VICTIMS = ("hub", "hub then agent", "zygote", "model gateway", "git gateway", "everything", "reboot")
 _GONE_S = 30.0
 
 
@@ -27,6 +27,8 @@ class Victims:
     def kill(self, victim: str, box: str = "") -> int:
         """kill -9 ``victim`` (of box ``box`` for those of a box) and wait until it is gone; returns how
         many processes died. Nothing there to kill is no error."""
+        if victim == "hub then agent":
+            return self.kill("hub") + self.kill("agent", box)
         pids = self._find(victim, box)
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
