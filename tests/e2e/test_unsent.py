@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.claude, pytest.mark.root, pytest.mark.xdist_group("e2e
 
 GO_ON = "Your program was ended in the middle of your work"
 _NOTE = Tool(name="Bash", input={"command": "echo ${n} >> /work/notes.txt"})
-_NAP = Tool(name="Bash", input={"command": "while :; do sleep 1; done"})
+_NAP = Tool(name="Bash", input={"command": "while :; do sleep 1; done", "timeout": 600000})
 SCENARIO = Scenario(
     script=(
         Script(name="nap", turns=(Turn(tools=(_NAP,)), Turn(say="Up."))),
@@ -89,7 +89,7 @@ def test_what_it_had_queued_is_said_again_in_order_before_what_waited(nest: Lab)
     _gone(nest)
     held = [m["text"] for m in nest.json("queue", "owl") if m["held"]]
     assert held == ["note 13", "note 11", "note 12"]
-    assert "said again" in nest.run("queue", "owl").stderr + nest.run("status", "owl").stdout
+    assert "said again" in nest.run("queue", "owl").stderr
     done = nest.run("resume", "--no-go-on", "owl")
     assert "2 messages that its conversation lacked: said again" in done.stderr
     _rest(nest, 11, 12, 13)

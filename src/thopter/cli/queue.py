@@ -71,8 +71,7 @@ def _show(app: App, name: str, kept: list[Message], as_json: bool) -> None:
     ]
     for line in table(("ID", "KIND", "STATE", "SINCE", "TEXT"), rows):
         app.out(fit(line, 200).rstrip())
-    held = next((m.held for m in kept if m.held), "")
-    if held:
+    for held in dict.fromkeys(m.held for m in kept if m.held):
         app.say(f"held: {one_line(held, 300)}")
     return None
 

@@ -253,7 +253,7 @@ class Delivery:
                 kept = [x for x in await self.store.talk.of_box(live.box.id) if x.run == live.run_id]
                 waiting = [x for x in kept if x.unheard]
                 if waiting:
-                    after = min(x.entries for x in waiting)
+                    after = min((x.entries for x in kept if x.sent_ms), default=0)
                     stored = await self.store.entries.prompts(live.run_id, after)
                     prompts = [
                         Said(ordinal=n, at_ms=e.at_ms + live.offset_ms, text=e.text) for n, e in stored

@@ -34,8 +34,8 @@ def in_turn(letters: Iterable[Letter]) -> list[Letter]:
 def heard_in(
     letters: Iterable[Letter], prompts: Sequence[Said], words: Callable[[Letter], Sequence[str]]
 ) -> set[str]:
-    """The ids of the ``letters`` that are among ``prompts``. Give those already heard too: they claim
-    the prompts that were theirs."""
+    """The ids of the ``letters`` that are among ``prompts``. Give those already heard too, and all
+    prompts since the first of them was sent: they claim what was theirs."""
     left = [(p, _lines(p.text)) for p in prompts]
     found: set[str] = set()
     sent = (x for x in letters if x.sent_ms and x.state not in ("queued", "dropped"))

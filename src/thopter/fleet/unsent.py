@@ -67,7 +67,9 @@ async def look(live: LiveBox, link: BoxLink, run: Run, ctx: LaunchContext, agent
     if not open_:
         return Unsent(cut=cut)
     unread, whole = await _unread(live, link, ctx, agent)
-    after = min(x.entries for x in open_)
+    after = min(
+        (x.entries for x in told if x.sent_ms), default=0
+    )  # also what was heard claims its own prompt
     prompts = said(await store.entries.prompts(run.id, after), unread, live.offset_ms)
     heard = heard_in(told, prompts, lambda x: words_of(agent, x))
     heard |= {x.id for x in open_ if x.kind == "prompt" and _worked(evidence, x.sent_ms)}
