@@ -121,7 +121,7 @@ def test_a_box_that_dies_in_a_turn_goes_on_and_hears_what_was_queued(nest: Lab) 
     assert sum(GO_ON in u for u in users) == before + 1
     last = max(i for i, u in enumerate(users) if GO_ON in u)
     assert users.index("note 31") > last, users
-    assert "told to go on" in nest.run("status", "owl").stdout
+    assert "message go_on delivered" in nest.run("status", "owl").stdout
 
 
 def test_a_death_at_rest_or_by_a_persons_wish_is_not_gone_on_from(nest: Lab) -> None:

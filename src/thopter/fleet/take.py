@@ -21,6 +21,7 @@ from thopter.fleet.furnish import repos_of
 from thopter.fleet.launch import FlyArgs, Launcher, launch_context
 from thopter.fleet.live import LiveBox
 from thopter.fleet.places import move_run, places_of
+from thopter.fleet.unsent import record_prompt
 from thopter.flow.engine import FlowContext
 from thopter.kit import failpoint
 from thopter.kit.channel import BoxLink
@@ -167,7 +168,13 @@ class Taker:
     async def _begin(self, args: TakeArgs, live: LiveBox) -> Evidence:
         """Record that the task is on its way, just before it is: what comes later belongs to this run."""
         begun = launched(args, self.deps.clock.now_ms(), "is given its task", told=args.taken_ms)
-        await self.deps.store.evidence.add(args.run, [begun])
+        run = await self.deps.store.runs.get(args.run)
+
+        def both(tx: Tx) -> None:
+            tx.evidence.add(args.run, [begun])
+            record_prompt(tx, run, args.prompt, begun.at_ms)
+
+        await self.deps.store.write(both)
         live.learn([begun])
         await live.refold()
         return begun

@@ -180,7 +180,7 @@ def _put_back(letter: Letter, lost: bool, after: After) -> Letter:
 def record_prompt(tx: Tx, run: Run, prompt: str, now_ms: int) -> None:
     """Keep what a launch says, until the conversation holds it; the same run's once."""
     letter = structs.replace(
-        _letter(run, "prompt", run.id, prompt, now_ms), state="delivered", sent_ms=now_ms,
+        _letter(run, "prompt", f"{run.id} {run.box}", prompt, now_ms), state="delivered", sent_ms=now_ms,
         outcome=Outcome(receipt="launch"), run=run.id,
     )  # fmt: skip
     try:
