@@ -270,7 +270,7 @@ def test_a_token_may_do_only_what_its_scopes_say(root: Path) -> None:
                 path = route.path.replace("{name}", "one").replace("{id}", "flow_1")
                 status = await wired.ask(route.method, path, "reader")
                 if route.scope == READ:
-                    assert status < 400, route
+                    assert status < 400 or status in (404, 422), route  # nothing is there, nothing was said
                 else:
                     assert status == 403, route
             assert not wired.hub.ending, "it did not stop"

@@ -27,7 +27,7 @@ from thopter.kit.paths import find_paths
 from thopter.testing.scripted_model import Scenario, Script, Tool, Turn
 from thopter.testing.victims import BOX_VICTIMS, HUB_VICTIMS, Victims
 
-_NOTE = "echo ${n} >> notes.txt && git add -A && git commit -qm 'note ${n}'"
+_NOTE = "sleep 1; echo ${n} >> notes.txt && git add -A && git commit -qm 'note ${n}'"
 _LOOK = (
     'rm -f .git/index.lock; test -z "$(git status --porcelain)"'
     ' || { git add -A && git commit -qm "note $(tail -n 1 notes.txt)"; }'
@@ -95,21 +95,25 @@ class Survival:
         self._victim: dict[int, str] = {}  # what was killed while this was said
         self._seen: dict[str, set[int]] = {name: set() for name in names}
         self._number = 0
+        self._turns: list[str] = []  # of the hub's victims, those whose turn is to come
         self.report = Report()
 
     def round(self) -> None:
         """One round: as many trials as there are thopters."""
         boxes = {v["name"]: v["id"] for v in self._json("status")}
-        tells = {name: self._tell(name) for name in self._names}
+        tells = [(name, *self._tell(name)) for name in self._names]
         time.sleep(self._random.uniform(0.0, 2.5))
+        if self._random.random() < 0.5:  # one more for each, which finds most of them at work
+            tells += [(name, *self._tell(name)) for name in self._names]
+            time.sleep(self._random.uniform(0.0, 2.0))
         plan = self._plan()
         began: dict[str, float] = {}
         for victim, name in plan:
             began[name] = time.monotonic()
-            self._victim[tells[name][0]] = victim
+            self._victim |= {number: victim for told, number, _call in tells if told == name}
             died = self._victims.kill(victim, boxes[name])
             self.report.kills[victim] = self.report.kills.get(victim, 0) + died
-        for name, (number, call) in tells.items():
+        for name, number, call in tells:
             told = call.communicate(timeout=_PATIENCE)[0]
             how = _receipt(told) if call.returncode == 0 else ""
             self._said[name][number] = how
@@ -127,11 +131,13 @@ class Survival:
         self.report.leaked += [str(leak) for leak in self._json("doctor", "--leaks")]
 
     def _plan(self) -> list[tuple[str, str]]:
-        """Who dies for whom; something of the hub's dies in half of the rounds, once."""
+        """Who dies for whom; in two of three rounds one of them is something of the hub's, each kind
+        as often as the others."""
         plan = [(self._random.choice(BOX_VICTIMS), name) for name in self._names]
-        if self._random.random() < 0.5:
+        if self._random.random() < 0.67:
             at = self._random.randrange(len(plan))
-            plan[at] = (self._random.choice(HUB_VICTIMS), self._names[at])
+            self._turns = self._turns or self._random.sample(HUB_VICTIMS, len(HUB_VICTIMS))
+            plan[at] = (self._turns.pop(), self._names[at])
         self._random.shuffle(plan)
         return plan
 
