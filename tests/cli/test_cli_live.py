@@ -340,7 +340,7 @@ def test_use_makes_the_dot_a_name_and_a_beginning_is_enough(flag: Live):
 
 def test_ctrl_c_leaves_a_run_that_goes_on(live: Live):
     live.ok("status")
-    with Terminal(live, "run", "--name", "left", "script:hello") as terminal:
+    with Terminal(live, "run", "--home", "--name", "left", "script:hello") as terminal:
         terminal.see("left:")
         terminal.type("\x03")
         assert terminal.end() == 0
@@ -350,7 +350,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(live: Live):
 
 
 def test_create_attached_is_at_the_agents_prompt_and_ends_with_detaching(live: Live):
-    with Terminal(live, "create", "calm", "--attach", rows=40, cols=120) as terminal:
+    with Terminal(live, "create", "calm", "--home", "--attach", rows=40, cols=120) as terminal:
         wait_for(lambda: terminal.read() or b"\x1b[?1049h" in terminal.raw)  # tmux has taken the screen
         terminal.type("\x02d")
         assert terminal.end() == 0 and terminal.restored
