@@ -92,6 +92,7 @@ async def test_every_event_of_a_stream_arrives_before_the_next_one_is_sent(place
             "output_tokens": 40,
             "cache_read_input_tokens": 5,
             "cache_creation_input_tokens": 0,
+            "cache_1h_input_tokens": 0,
         }
         assert (record["model"], record["status"], record["run"], record["box"]) == ("m-1", 200, "r1", "b1")
         assert "error" not in record

@@ -5,9 +5,12 @@ from __future__ import annotations
 from thopter.store.db import Conn, Database
 
 # In this order, so that nothing points to what is not there any more. A test compares the lists with
-# the schema: a new table that names boxes or runs must be put in.
+# the schema: a new table that names boxes or runs must be put in. What was spent (usage) is kept.
 OF_RUNS = ("entries", "evidence")
-OF_BOXES = ("cursors", "messages", "labels", "leases", "egress_grants", "pool_boxes", "note_mutes", "runs")
+OF_BOXES = (
+    "cursors", "messages", "labels", "leases", "egress_grants", "pool_boxes", "note_mutes",
+    "approvals", "runs",
+)  # fmt: skip
 
 
 class Forgotten:
