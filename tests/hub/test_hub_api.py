@@ -168,12 +168,12 @@ def test_a_prompt_of_a_megabyte_is_taken_and_a_larger_body_is_not(hub: HubProces
     before = rss_kib(hub.pid())
     for content in (b" " * (9 << 20), iter([b" " * (1 << 20)] * 9)):
         headers = {"Content-Type": "application/json"}
-        answer = hub.request("POST", "/v1/runs", content=content, headers=headers)
+        answer = hub.request("POST", "/v1/thopters/one/tell", content=content, headers=headers)
         assert answer.status_code == 413 and from_dict(error_of(answer)).exit_code == 2
     assert (
         hub.request(
             "POST",
-            "/v1/thopters",
+            "/v1/thopters/one/interrupt",
             content=b" " * ((1 << 20) + 1),
             headers={"Content-Type": "application/json"},
         ).status_code
@@ -191,7 +191,7 @@ def test_a_refused_body_without_end_is_cut_off(hub: HubProcess) -> None:
             for _ in range(2000):
                 raw.send(b"100000\r\n" + b" " * (1 << 20) + b"\r\n")
                 sent += 1
-    assert sent < 64
+    assert sent < 128  # uploads may come with a creation: 56 MiB, and what the sockets hold
 
 
 # ------------------------------------------------------------------------------ idempotency keys

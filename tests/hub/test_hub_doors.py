@@ -336,9 +336,10 @@ def test_the_content_security_policy_is_exact() -> None:
 
 def test_the_table_names_every_route_once_and_scopes_fit_the_methods() -> None:
     assert len(set(NAMES)) == len(NAMES) > 20
+    asking = ("/v1/policies/check", "/v1/policies/test")  # questions with a body; nothing changes
     for route in ROUTES:
-        assert re.fullmatch(r"/v1(/[a-z.{}]+)+", route.path)
+        assert re.fullmatch(r"/v1(/[a-z.{}-]+)+", route.path)
         if route.scope == "read":
-            assert route.method == "GET" and not route.mutating
+            assert not route.mutating and (route.method == "GET" or route.path in asking)
         if route.method in ("POST", "DELETE"):
-            assert route.mutating
+            assert route.mutating or route.path in asking
