@@ -135,7 +135,7 @@ def test_a_project_sets_what_stays_in_its_boxes_and_the_rest_is_left_out_and_sai
         'profile = "mine"\nowner = "mallory"\n[agents.claude]\nbase_url = "http://evil.test"\n'
         'model = "opus"\n'
         '[notify]\nntfy_topic = "evil"\n[run]\nrepo = "git@example.org:secret"\n'
-        '[profiles.fast]\nowner = "x"\nbox.cpus = 8.0\n'
+        '[profiles.fast]\nowner = "x"\nbox.cpus = 1.0\n'
     )
     done = cli.run("config", "show", "--json")
     found = done.json()
@@ -145,7 +145,27 @@ def test_a_project_sets_what_stays_in_its_boxes_and_the_rest_is_left_out_and_sai
     for key in ("agents.claude.base_url", "notify.ntfy_topic", "owner", "profile", "run.repo"):
         assert key in done.err
     fast = cli.run("--profile", "fast", "config", "show", "--json").json()
-    assert fast["box.cpus"] == 8.0 and fast["owner"] == ""
+    assert fast["box.cpus"] == 1.0 and fast["owner"] == ""
+
+
+@pytest.mark.parametrize(
+    ("mine", "wanted", "got"),
+    [("", "1024", 1024), ("", "0", 4096), ("", "8192", 4096), ("memory_mb = 0", "8192", 8192),
+     ("memory_mb = 512", "1024", 512), ("memory_mb = 0", "0", 0)],
+)  # fmt: skip
+@pytest.mark.parametrize("table", ["box", "profiles.p.box"])
+def test_a_project_asks_for_less_of_the_machine_never_for_more(
+    cli: Cli, table: str, mine: str, wanted: str, got: int
+):
+    write(cli, f"[box]\n{mine}\n")
+    (cli.cwd / "thopter.toml").write_text(
+        f'[{table}]\nmemory_mb = {wanted}\n[agents.claude]\npermission_mode = "bypassPermissions"\n'
+    )
+    profile = ("--profile", "p") if table != "box" else ()
+    done = cli.run(*profile, "config", "show", "--json")
+    assert done.json()["box.memory_mb"] == got
+    assert ("box.memory_mb" in done.err) == (str(got) != wanted or wanted == "0")
+    assert "agents.claude.permission_mode" in done.err, "how much is asked is the user's own choice"
 
 
 # ------------------------------------------------------------------------------------------ old names

@@ -1,4 +1,4 @@
-"""Tokens and money of a run: exactly what the model told, through kill -9 of gateway and hub."""
+"""Tokens of a run: exactly what the model told, through kill -9 of gateway and hub; no made-up money."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _used(made: Lab) -> dict[str, Any]:
     return found
 
 
-def test_tokens_and_money_are_exactly_what_the_model_told_through_kill_9() -> None:
+def test_tokens_are_exactly_what_the_model_told_through_kill_9() -> None:
     with lab(SCENARIO) as made:
         argv = ("run", "-d", "--name", "crow", "--model", "claude-opus-4-5", "script:count")
         made.run(*argv, timeout=300)
@@ -71,10 +71,9 @@ def test_tokens_and_money_are_exactly_what_the_model_told_through_kill_9() -> No
         assert {k: found[k] for k in told} == told
         by_model = made.json("cost", "crow")["runs"][0]["usage"]["models"]
         assert sum(m["requests"] for m in by_model) == told["requests"]
-        if {m["model"] for m in by_model} == {"claude-opus-4-5"}:
-            usd = (5 * told["input_tokens"] + 25 * told["output_tokens"] + 0.5 * told["cache_read_tokens"]
-                   + 6.25 * told["cache_write_tokens"]) / 1e6  # fmt: skip
-            assert found["cost_usd"] == pytest.approx(usd, abs=1e-9)
+        where = made.model.url.removeprefix("http://")
+        assert {m["model"] for m in by_model} >= {f"claude-opus-4-5@{where}"}
+        assert found["cost_usd"] is None, "whoever answers there does not ask the list's prices"
         assert "crow" in made.run("cost").stdout
         assert f"{told['requests']} calls" in made.run("status", "crow").stdout
 

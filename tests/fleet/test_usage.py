@@ -74,7 +74,8 @@ def test_a_line_of_the_gateway_is_read_as_it_was_written_and_nonsense_counts_not
         "input_tokens": 5, "output_tokens": 7, "cache_read_input_tokens": 100_000,
         "cache_creation_input_tokens": 4, "cache_1h_input_tokens": 9,
     }  # fmt: skip
-    line = {"run": "run_1", "box": "box_1", "at_ms": 1_796_000_000_000, "status": 200, "model": "m"}
+    line = {"run": "run_1", "box": "box_1", "at_ms": 1_796_000_000_000, "status": 200, "model": "m",
+            "endpoint": "api.anthropic.com"}  # fmt: skip
     (found,) = _added([{**line, "tokens": tokens}])
     assert structs.asdict(found) == {
         "run": "run_1", "model": "m", "day": "2026-11-30", "band": 1, "box": "box_1", "requests": 1,
@@ -84,3 +85,16 @@ def test_a_line_of_the_gateway_is_read_as_it_was_written_and_nonsense_counts_not
     assert _added([{}, {"run": 5}, {**line, "at_ms": "x"}, {**line, "run": ""}]) == []
     (failed,) = _added([{**line, "status": 529, "tokens": {"input_tokens": -1, "output_tokens": "9"}}])
     assert (failed.failed, failed.requests, failed.input, failed.output) == (1, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["127.0.0.1:4000", "api.anthropic.com:8443", "api.anthropic.com.evil.test", ""]
+)
+def test_a_known_name_at_another_endpoint_has_no_price(endpoint: str) -> None:
+    line = {"run": "r", "box": "b", "at_ms": 1_796_000_000_000, "status": 200, "model": "claude-opus-4-5",
+            "endpoint": endpoint, "tokens": {"input_tokens": 5}}  # fmt: skip
+    (found,) = _added([line])
+    assert found.model == f"claude-opus-4-5@{endpoint or '?'}"
+    assert total([found]).cost_usd is None
+    (paid,) = _added([{**line, "endpoint": "api.anthropic.com"}])
+    assert total([paid]).cost_usd == 0.000025

@@ -43,8 +43,10 @@ class Price(Rates, frozen=True, kw_only=True):
 
 
 class Prices(Struct, frozen=True, kw_only=True):
-    """The table. ``checked``: the day somebody compared it with its source."""
+    """The table. ``checked``: the day somebody compared it with its source; ``endpoints`` are those that
+    ask these prices."""
 
+    endpoints: list[str]
     checked: str
     source: str
     price: list[Price]
@@ -60,6 +62,12 @@ def table() -> Prices:
 def band(prompt_tokens: int) -> int:
     """Which range of prompt lengths a call is in."""
     return sum(prompt_tokens > limit for limit in BANDS)
+
+
+def at_endpoint(model: str, endpoint: str, prices: Prices) -> str:
+    """The name under which calls of ``model`` are counted: its own where these prices are asked, else
+    with the endpoint behind it, which has no price. Another server may give any model any name."""
+    return model if not model or endpoint in prices.endpoints else f"{model}@{endpoint or '?'}"
 
 
 def rates_of(model: str, day: str, in_band: int, prices: Prices) -> Rates | None:

@@ -115,9 +115,11 @@ def _added(lines: Sequence[dict[str, Any]]) -> list[Used]:
         n = {k: v for k, v in tokens.items() if isinstance(v, int) and 0 <= v < _INT_MAX}
         read, written = n.get("cache_read_input_tokens", 0), n.get("cache_creation_input_tokens", 0)
         good = 200 <= status < 300
+        told, where = str(line.get("model") or ""), str(line.get("endpoint") or "")
+        model = prices.at_endpoint(told, where, prices.table())
         found.append(
             Used(
-                run=run, model=str(line.get("model") or ""), box=str(line.get("box") or ""),
+                run=run, model=model, box=str(line.get("box") or ""),
                 day=time.strftime("%Y-%m-%d", time.gmtime(min(max(at, 0), 1 << 43) / 1000)),
                 band=prices.band(n.get("input_tokens", 0) + read + written),
                 requests=int(good), failed=int(not good), input=n.get("input_tokens", 0),

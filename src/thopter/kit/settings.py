@@ -143,10 +143,11 @@ SETTINGS: tuple[Setting, ...] = (
 
 # What a project's thopter.toml may set: nothing that names an endpoint, a credential, a file or a
 # repository of this machine, or whom to tell. All of it takes effect inside that project's boxes only.
-PROJECT_KEYS = frozenset({
-    "agents.default", "agents.claude.model", "agents.claude.permission_mode", "box.memory_mb", "box.pids",
-    "box.cpus", "box.disk_mb", "box.post_create", "box.post_create_seconds",
-})  # fmt: skip
+# A stranger's clone may ask for less of this machine than its user gives, never for more (0 is no limit).
+PROJECT_BOUNDS = frozenset({"box.memory_mb", "box.pids", "box.cpus", "box.disk_mb"})
+PROJECT_KEYS = PROJECT_BOUNDS | {
+    "agents.default", "agents.claude.model", "box.post_create", "box.post_create_seconds",
+}  # fmt: skip
 TABLES = ("repos", "uploads", "profiles")  # of the same files, with readers of their own
 
 _BY_KEY = {s.key: s for s in SETTINGS}
@@ -269,30 +270,47 @@ def load(
     if project is not None:
         trees.append((project, read_toml(project), True))
     values: dict[str, Value] = {}
+    mine: dict[str, Value] = {}
     for path, tree, shy in trees:
-        values |= _allowed(plain(tree), str(path), shy, say)
+        values |= _allowed(plain(tree), str(path), mine if shy else None, say)
+        mine = mine if shy else dict(values)
     outer = {s.key: parse(s.key, env[s.env], s.env) for s in SETTINGS if env.get(s.env, "") != ""}
     outer |= {key: parse(key, raw, "flag") for key, raw in (flags or {}).items()}
     chosen = (outer.get("profile") or values.get("profile") or Value("", "")).value
     if chosen:
-        values |= _profile(chosen, trees, say)
+        values |= _profile(chosen, trees, mine, say)
     return Settings(values | outer)
 
 
 def _allowed(
-    flat: Mapping[str, Any], origin: str, shy: bool, say: Callable[[str], None] | None
+    flat: Mapping[str, Any],
+    origin: str,
+    users: Mapping[str, Value] | None,
+    say: Callable[[str], None] | None,
 ) -> dict[str, Value]:
+    """What a file may set. ``users`` (for a project's file) are the values it may at most tighten."""
     found = {key: parse(key, raw, origin) for key, raw in flat.items()}
-    kept_out = sorted(found.keys() - PROJECT_KEYS) if shy else []
+    kept_out = sorted(k for k, v in found.items() if users is not None and not _may(k, v, users))
     if kept_out and say is not None:
         say(
-            f"note: {origin} sets {', '.join(kept_out)}, which a project may not; put it into your own config"
+            f"note: {origin} sets {', '.join(kept_out)}, which a project may not (or not so high); "
+            "put it into your own config"
         )
     return {key: value for key, value in found.items() if key not in kept_out}
 
 
+def _may(key: str, wanted: Value, users: Mapping[str, Value]) -> bool:
+    if key not in PROJECT_BOUNDS:
+        return key in PROJECT_KEYS
+    now = users[key].value if key in users else _BY_KEY[key].default
+    return bool(wanted.value > 0 and (now == 0 or wanted.value <= now))
+
+
 def _profile(
-    name: str, trees: Sequence[tuple[Path, Mapping[str, Any], bool]], say: Callable[[str], None] | None
+    name: str,
+    trees: Sequence[tuple[Path, Mapping[str, Any], bool]],
+    mine: Mapping[str, Value],
+    say: Callable[[str], None] | None,
 ) -> dict[str, Value]:
     """The settings of a profile: the user's, with the project's of the same name over it."""
     values: dict[str, Value] = {}
@@ -302,7 +320,8 @@ def _profile(
         if not isinstance(tables, dict) or not all(isinstance(t, dict) for t in tables.values()):
             raise BadInput(f"profiles in {path} are not tables", hint="write [profiles.NAME]")
         known |= tables.keys()
-        values |= _allowed(_flatten(tables.get(name, {})), f"profile {name} ({path})", shy, say)
+        users = {**mine, **values} if shy else None
+        values |= _allowed(_flatten(tables.get(name, {})), f"profile {name} ({path})", users, say)
     if name not in known:
         raise BadInput(f"there is no profile {name!r}", hint="known: " + (", ".join(sorted(known)) or "none"))
     if "profile" in values:

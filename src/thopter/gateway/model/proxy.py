@@ -219,6 +219,7 @@ class Call:
             "refused": self.refused,
             "error": self.error[:300],
             "model": self.reader.model if self.reader else "",
+            "endpoint": self.route.endpoint.authority,
             "tokens": self.reader.tokens if self.reader else Tokens(),
             "reset_ms": self.limit.reset_ms if self.limit else 0,
         }

@@ -237,6 +237,7 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
     refused: bool = False
     error: str = ""
     model: str = ""
+    endpoint: str = ""  # host[:port] that answered: what a token costs depends on it
     tokens: Tokens = field(default_factory=Tokens)
     reset_ms: int = 0
 
