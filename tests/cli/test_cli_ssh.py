@@ -209,6 +209,12 @@ def test_a_port_is_shown_to_many_connections_at_once(live: Live):
         bodies = [os.urandom(200_000) for _ in range(24)]
         with ThreadPoolExecutor(12) as pool:
             assert list(pool.map(lambda body: post(url, body), bodies)) == bodies
+        for foreign in ({"Host": "evil.test"}, {"Origin": "http://evil.test"}):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(urllib.request.Request(url, headers=foreign), timeout=BOUND)
+            refused.value.close()
+            assert refused.value.code == 421
+        assert post(url, b"once more") == b"once more"
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(BOUND) == 0

@@ -7,6 +7,7 @@ import select
 import socket
 from collections.abc import Callable
 
+from thopter.cli.forward_guard import REFUSAL, judge
 from thopter.kit.sanitize import one_line
 from thopter.mesh.execs import Exec
 from thopter.model.errors import ThopterError
@@ -42,10 +43,12 @@ class Pair:
         self.far = far
         self.back = bytearray()  # for sock
         self.ended = False  # sock has ended its direction
+        self.head: bytearray | None = bytearray()  # what came first, until it may pass
+        self.refused = False
 
     def near_mask(self) -> int:
         """What to wait for on ``sock``."""
-        taking = not self.ended and self.far.ended is None and self.far.room
+        taking = not self.ended and not self.refused and self.far.ended is None and self.far.room
         reading = select.POLLIN if taking else 0
         return reading | (select.POLLOUT if self.back else 0)
 
@@ -59,14 +62,30 @@ class Pair:
         if self.back:
             with contextlib.suppress(BlockingIOError):
                 del self.back[: self.sock.send(self.back)]
-        if not self.ended and self.far.ended is None and self.far.room:
+        if not self.ended and not self.refused and self.far.ended is None and self.far.room:
             with contextlib.suppress(BlockingIOError):
-                data = self.sock.recv(min(self.far.room, _ROOM))
-                if data:
-                    self.far.give(data)
-                else:
-                    self.ended = True
-                    self.far.eof()
+                held = len(self.head or b"")
+                self._take(self.sock.recv(max(1, min(self.far.room - held, _ROOM))))
+
+    def _take(self, data: bytes) -> None:
+        if self.head is not None:
+            self.head += data
+            verdict = judge(bytes(self.head), ended=not data)
+            if verdict is None:
+                return
+            if not verdict:
+                self.refused = True
+                self.back += REFUSAL
+                return
+            data, self.head = bytes(self.head), None
+            if data:
+                self.far.give(data)
+                return
+        if data:
+            self.far.give(data)
+        else:
+            self.ended = True
+            self.far.eof()
 
     def move(self) -> bool:
         """Move what came from the box, unless much waits already; False when all is over.
@@ -75,7 +94,7 @@ class Pair:
             self.far.move()
         while self.far.output:
             self.back += self.far.output.popleft()[1]
-        return self.far.ended is None or bool(self.back)
+        return bool(self.back) or (self.far.ended is None and not self.refused)
 
     def close(self) -> None:
         """End both."""
@@ -140,7 +159,8 @@ class Forwarder:
             pair.near()
             if pair.move():
                 pair.near()
-            going = going and (pair.far.ended is None or bool(pair.back))
+            over = pair.far.ended is not None or pair.refused
+            going = going and (not over or bool(pair.back))
         except ThopterError as e:
             self._complain(e)
             going = False
