@@ -32,8 +32,8 @@ async def doctor(deps: Deps) -> list[Check]:
             )
         )
         checks += [
-            Check(name=f"provider {name}: {what}", level="warn", text=f"no {what}", fix=fix)
-            for what, fix in sorted(caps.missing.items())
+            Check(name=f"provider {name}: {what}", level="warn", text=sentence)
+            for what, sentence in sorted(caps.missing.items())
         ]
     checks.append(_disk(deps))
     checks += await _boxes(deps)
