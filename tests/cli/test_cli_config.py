@@ -55,7 +55,7 @@ def test_every_setting_can_be_set_to_its_default_and_read_back(cli: Cli, key: st
 
 
 def test_it_says_where_each_value_comes_from_and_what_wins(cli: Cli):
-    write(cli, 'owner = "file"\n[box]\npids = 5\nmemory_mb = 6\n')
+    write(cli, 'owner = "file"\n[box]\npids = 9\nmemory_mb = 6\n')
     (cli.cwd / "thopter.toml").write_text("[box]\npids = 7\ncpus = 1.5\n")
     deep = cli.cwd / "a" / "b"
     deep.mkdir(parents=True)

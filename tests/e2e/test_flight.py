@@ -101,11 +101,13 @@ def test_the_credential_reaches_the_model_and_nothing_in_the_box(flown: Lab) -> 
     assert sent == {f"Bearer {SECRET}"}  # positive control: the gateway does add it
     look = (
         'grep -rlsF --exclude-dir=proc --exclude-dir=sys -- "$1$2" / ; '
-        "cat /proc/*/environ /proc/*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -F -- \"$1$2\"; true"
+        "cat /proc/*/environ /proc/*/cmdline 2>/dev/null | tr '\\0' '\\n' "
+        # This very search is among what it looks at: neither of its words is the whole secret.
+        '| awk -v a="$1" -v b="$2" \'index($0, a b) { print } END { print (NR > 99) }\''
     )
     half = len(SECRET) // 2
     found = flown.run("exec", "flag", "--", "sh", "-c", look, "sh", SECRET[:half], SECRET[half:])
-    assert found.stdout == "", found.stdout
+    assert found.stdout == "1\n", found
     for path in flown.paths.state.rglob("*"):
         if (
             path.is_file()

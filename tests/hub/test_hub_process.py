@@ -226,7 +226,8 @@ def test_the_hub_leaves_no_core_dump(own: HubProcess) -> None:
     own.start()
     limits = Path(f"/proc/{own.pid()}/limits").read_text()
     line = next(line for line in limits.splitlines() if line.startswith("Max core file size"))
-    assert line.split()[4:6] == ["0", "0"]
+    # 1: where core_pattern is a program, the kernel gives it a core in spite of 0, and not with 1.
+    assert {*line.split()[4:6]} <= {"0", "1"}
 
 
 def test_a_state_folder_that_can_not_be_made_is_told(root: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from local_ways import settings
 
+from thopter.kit import failpoint
 from thopter.kit.paths import Paths
 from thopter.model.sockets import BoxSpec
 from thopter.providers.local import LocalProvider
@@ -22,7 +24,10 @@ async def _stdin() -> AsyncIterator[bytes]:
 async def main(state: Path, runtime: Path, what: str, key: str) -> None:
     """``what``: ``ensure``, or what is done to a box made before."""
     provider = LocalProvider(Paths(state, runtime, state), settings())
+    dies_at = os.environ.pop(failpoint.ENV, "")  # not in the box that is made to find out how
     await provider.start()
+    await provider.caps()
+    os.environ[failpoint.ENV] = dies_at
     spec = BoxSpec(key=key, name="victim", golden="base", ports=(8401,))
     if what == "ensure":
         await provider.ensure(spec)

@@ -146,7 +146,7 @@ class Zygote:
         op = ask.get("op")
         if op == "ping":
             boxes = sorted(self._listeners)
-            spares = [b.half.raw for b in self._spares.values()]
+            spares = [*(b.half.raw for b in self._spares.values()), *(half.raw for _, half in self._wanted)]
             client.answer({"pid": os.getpid(), "version": self._version, "boxes": boxes, "spares": spares})
         elif op == "create":
             self._create(client, ask)
