@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,20 @@ async def test_a_mirror_has_the_branches_and_tags_and_stands_alone(tmp_path: Pat
     git("fsck", "--full", "--strict", cwd=m.path(ref.slug))
     git("clone", "-q", str(m.path(ref.slug)), str(tmp_path / "again"))
     assert (tmp_path / "again" / "a.txt").read_text() == "one\n"
+
+
+@in_loop
+async def test_the_repository_may_be_on_another_filesystem_and_is_never_written(tmp_path: Path) -> None:
+    if os.stat("/dev/shm").st_dev == tmp_path.stat().st_dev:
+        pytest.skip("/dev/shm is no filesystem of its own here")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        repo, m = Path(elsewhere) / 'a "work":b', mirrors(tmp_path)
+        first = make_repo(repo)
+        before = {p: p.lstat().st_mtime_ns for p in (repo / ".git").rglob("*")}
+        ref, _ = await m.prepare(str(repo))
+        assert {p: p.lstat().st_mtime_ns for p in (repo / ".git").rglob("*")} == before
+        assert refs(m.path(ref.slug))["refs/heads/main"] == first
+    git("fsck", "--full", "--strict", cwd=m.path(ref.slug))
 
 
 @in_loop

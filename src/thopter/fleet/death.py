@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 from msgspec import structs
 
@@ -30,13 +29,13 @@ async def notice_death(deps: Deps, live: LiveBox) -> bool:
         return False
     now = deps.clock.now_ms()
     box = structs.replace(live.box, state=state, changed_ms=now, problem=text)
-    with contextlib.suppress(NotFound):
-        await deps.store.boxes.update(
-            box,
-            Event(
-                kind="box.state", at_ms=now, box=box.id, data={"name": box.name, "state": state, "text": text}
-            ),
-        )
+    data = {"name": box.name, "state": state, "text": text}
+    try:
+        await deps.store.boxes.update(box, Event(kind="box.state", at_ms=now, box=box.id, data=data))
+    except NotFound:
+        pass
+    except ThopterError:
+        return False  # it can't be written down now: asked again with the next try to reach it
     live.box = box
     live.alive_ms = 0
     live.agent_running = False

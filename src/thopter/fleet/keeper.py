@@ -20,6 +20,7 @@ from thopter.model.api.snapshots import CheckpointRequest
 from thopter.model.errors import ThopterError
 from thopter.model.events import Event
 from thopter.model.nouns import BoxState, RunState, WaitReason
+from thopter.model.sockets import Mends
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Keeper:
         self._freeze = freeze
         self._wall = 0
         self._mono = 0.0
+        self._trouble: dict[str, str] = {}  # provider -> what is wrong with all its boxes
         self._failed: dict[str, int] = {}  # box -> when its action failed last
 
     async def watch(self) -> None:
@@ -83,6 +85,9 @@ class Keeper:
                 await self._act(live, action, now)
         for live in list(self.deps.crew.live.values()):
             await self._turn(live)
+        for name, provider in self.deps.providers.items():
+            if isinstance(provider, Mends):
+                await self._mend(name, await provider.mend())
 
     async def _act(self, live: LiveBox, action: str, now: int) -> None:
         name = live.box.name
@@ -127,6 +132,21 @@ class Keeper:
             log.error("%s: the end of its turn could not be saved: %s", live.box.name, e.message)
         finally:
             request_mark.reset(mark)
+
+    # ----------------------------------------------------------------------------- trouble
+
+    async def _mend(self, name: str, trouble: str) -> None:
+        """Tell once of a provider's trouble, and wake its boxes when it is over (where so set)."""
+        known = self._trouble.get(name, "")
+        if trouble == known:
+            return
+        self._trouble[name] = trouble
+        text = f"provider {name}: {trouble}" if trouble else f"provider {name} is well again"
+        log.log(logging.ERROR if trouble else logging.INFO, "%s", text)
+        if not trouble:
+            now = self.deps.clock.now_ms()
+            await self.deps.store.events.append([Event(kind="note", at_ms=now, data={"text": text})])
+            await self.revive_lost()
 
     # ---------------------------------------------------------------------------- revival
 

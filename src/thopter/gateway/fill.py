@@ -32,6 +32,12 @@ _SAID = (
 )
 
 
+def _quoted(path: str) -> str:
+    """``path`` as one entry of git's list of alternates, in which ``:`` parts entries."""
+    escaped = path.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
 class Filler:
     """Brings one source's commits into one mirror; only what its branches and tags reach."""
 
@@ -59,16 +65,18 @@ class Filler:
         if not pairs:
             return head
         tips = "".join(f"{oid}\n" for oid, _ in pairs).encode()
+        objects = (await git.run("rev-parse", "--path-format=absolute", "--git-path", "objects")).text
+        # The mirror's own folder of objects, or git would write in the source's and then rename from there,
+        # which fails where that is another filesystem.
+        env = {
+            "GIT_OBJECT_DIRECTORY": str(mirror / "objects"),
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(objects),
+        }
         target = mirror / "objects" / "pack" / "pack"
-        await git.run(
-            "pack-objects",
-            "--revs",
-            "--delta-base-offset",
-            "--quiet",
-            str(target),
-            stdin=tips,
-            seconds=_FETCH_SECONDS,
-        )
+        await self._user.git(source.git_dir, env).run(
+            "pack-objects", "--revs", "--delta-base-offset", "--quiet", str(target),
+            stdin=tips, seconds=_FETCH_SECONDS,
+        )  # fmt: skip
         script = "".join(f"create {ref} {oid}\n" for oid, ref in pairs)
         await Git(mirror).run("update-ref", "--stdin", stdin=script.encode())
         await self._show(mirror, head)

@@ -173,6 +173,16 @@ class Stops(Protocol):
         one it was made with (its key finds it). READY or FROZEN already: returned as it is."""
 
 
+@runtime_checkable
+class Mends(Protocol):
+    """Something that all boxes of the provider stand on can break, and be repaired."""
+
+    async def mend(self) -> str:
+        """Look, and repair what can be repaired now; the sentence for people about what can't be yet,
+        empty when all is well. What can't go on is ended and is LOST, with its files. Cheap when all is
+        well: it is asked every few seconds."""
+
+
 class SnapshotHandle(Struct, frozen=True, kw_only=True):
     """What a provider says of a saved box. ``own_bytes``: disk that would be free again without it
     (-1: not known); ``depth``: how many layers of saved boxes it stands on, itself included; ``missing``:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AbstractAsyncContextManager
 
 from thopter.model.sockets import BoxHandle
@@ -16,6 +17,7 @@ class Core:
 
     _maker: Maker
     _nursery: Nursery
+    _mending: asyncio.Lock
 
     def _lock(self, key: str) -> AbstractAsyncContextManager[None]:
         """Nobody else works on ``key`` (and no sweep takes it away) while the block runs."""
@@ -27,6 +29,14 @@ class Core:
 
     def _handle(self, record: Record) -> BoxHandle:
         """What the hub is told of it."""
+        raise NotImplementedError
+
+    def _cool_down(self) -> None:
+        """The next box has to :meth:`_warm_up` again."""
+        raise NotImplementedError
+
+    async def mend(self) -> str:
+        """See the facet Mends."""
         raise NotImplementedError
 
     async def _warm_up(self) -> None:

@@ -64,6 +64,8 @@ class Pool:
             if not self._image.exists():
                 self._make_image()
             self._mount()
+        if self.broken():
+            raise ProviderError("it is read-only: the disk below it was full or failed")
         self.subvolumes = btrfs.is_btrfs(str(self.folder))
         if not self.subvolumes:
             raise ProviderError(f"{self.folder} is not btrfs")
@@ -96,6 +98,20 @@ class Pool:
         flags = calls.MS_NOATIME | calls.MS_NODEV | calls.MS_NOSUID
         with loop.attached(self._image) as device:
             calls.mount(device, str(self.folder), "btrfs", flags, "discard=async")
+
+    def broken(self) -> bool:
+        """True when the image is mounted and the kernel made it read-only: the disk below it was full, or
+        failed."""
+        if not self._image.exists() or not os.path.ismount(self.folder):
+            return False
+        return bool(os.statvfs(self.folder).f_flag & os.ST_RDONLY)
+
+    def remount(self) -> None:
+        """Unmount the image, in which no box may live, and mount it again, with all that was on the disk.
+        ProviderError while there is no room to write, OSError."""
+        self._has_room()
+        self.unmount()
+        self._mount()
 
     def _wait_loop_free(self) -> None:
         """Two loops over one file would be two filesystems over one disk."""
@@ -139,7 +155,7 @@ class Pool:
             if e.errno == errno.EROFS:
                 raise NotNow(
                     "the boxes' btrfs image went read-only (its disk was full or failed)",
-                    hint="free disk space, destroy all boxes, then restart the hub",
+                    hint="free some disk space; it is mounted again by itself",
                 ) from None
             raise
         top = str(self.folder / key)

@@ -24,6 +24,7 @@ from thopter.model.errors import Ambiguous, NotFound, NotNow, ProviderError, Ref
 from thopter.model.sockets import BoxHandle, BoxSpec, Caps, GoldenPart, Leak, Places, Stream
 from thopter.providers.local import abilities, building, goldens, hello, modes, workshop
 from thopter.providers.local.maker import Birth, Maker
+from thopter.providers.local.mending import Mending
 from thopter.providers.local.nursery import Nursery
 from thopter.providers.local.record import Record, check_key
 from thopter.providers.local.resting import Resting, reconcile
@@ -40,7 +41,7 @@ _NO_WAY = "see 'thopter doctor'; local.isolation = none runs agents as you, with
 log = logging.getLogger(__name__)
 
 
-class LocalProvider(Saving, Resting):
+class LocalProvider(Saving, Resting, Mending):
     """See the module docstring. All methods may be called concurrently."""
 
     name: ClassVar[str] = "local"
@@ -64,6 +65,7 @@ class LocalProvider(Saving, Resting):
         self._problems: dict[str, str] = {}
         self._probed = False
         self._probing = asyncio.Lock()
+        self._mending = asyncio.Lock()
         self._warm = False
         self._deciding = asyncio.Lock()
         self._building = asyncio.Lock()
@@ -74,11 +76,20 @@ class LocalProvider(Saving, Resting):
     async def start(self) -> None:
         """Make the folders; adopt what an earlier hub left (its zygote of other code is replaced).
         What only new boxes need is made when the first is wanted. Idempotent."""
-        await finish(self._maker.start)
+        trouble = await self.mend()
+        try:
+            await finish(self._maker.start)
+        except ProviderError as e:  # boxes can't be used now, but they are there and must be told of
+            log.error("%s", trouble or e.message)
         await finish(reconcile, self._maker)
         self._maker.spares.know((await self._nursery.adopt()).get("spares", ()))
 
+    def _cool_down(self) -> None:
+        self._warm = False
+
     async def _warm_up(self) -> None:
+        if await finish(self._maker.pool.broken):  # not mended here: the caller holds a box
+            raise NotNow("the boxes' disk is read-only", hint="free some disk space, then do it again")
         async with self._probing:
             if not self._warm:
                 await finish(self._maker.start)
@@ -101,6 +112,8 @@ class LocalProvider(Saving, Resting):
 
     async def caps(self, spec: BoxSpec | None = None) -> Caps:
         """What boxes here can do, found by making one (once). With nothing that works, no facets."""
+        if trouble := await self.mend():
+            raise ProviderError(trouble, hint="free some disk space")
         await self._warm_up()
         async with self._deciding:
             if not self._probed:
@@ -145,6 +158,7 @@ class LocalProvider(Saving, Resting):
     async def ensure(self, spec: BoxSpec) -> BoxHandle:
         """Make the box and wait until its boxd answers, or return the one there is."""
         check_key(spec.key)
+        await self.mend()
         async with self._lock(spec.key):
             record = self._maker.records.read(spec.key)
             if record is not None and record.complete:

@@ -48,6 +48,7 @@ class Resting(Core):
     async def revive(self, spec: BoxSpec) -> BoxHandle:
         """Start it again on the files it has; returned as it is when it runs."""
         key = check_key(spec.key)
+        await self.mend()
         async with self._lock(key):
             record = await finish(self._require, key)
             if not record.complete:

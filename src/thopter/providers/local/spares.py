@@ -53,6 +53,12 @@ class Spares:
     def _new(self, mode: Mode) -> Spare:
         return Spare("g-" + secrets.token_hex(6), self._ranges.take() if mode.idmapped else 0)
 
+    def forget(self) -> list[Spare]:
+        """The zygote ended: none is ready any more. Those that were."""
+        with self._lock:
+            gone, self._ready = self._ready, []
+            return gone
+
     def bound(self, spare: Spare) -> None:
         """A record names it now (or nobody ever will)."""
         with self._lock:
