@@ -106,6 +106,29 @@ class Lab:
         os.kill(pid, signal.SIGKILL)
         self.until("the hub is gone", lambda: not Path(f"/proc/{pid}").exists())
 
+    def dies_at(self, point: str, *argv: str, ready: Callable[[], Any] = lambda: True) -> None:
+        """Run ``argv`` (once ``ready()`` is true) against a hub that kills itself at ``point``; no hub
+        runs afterwards. The command is ended with the hub: how long it hopes for another is its own."""
+        self.run("hub", "stop", check=False)
+        self.run("hub", "start", env={"THOPTER_FAILPOINT": point})
+        pid = self.hub_pid()
+        self.until("the hub is ready to die", ready)
+        with (self.folder / "dying.out").open("wb") as said:
+            command = subprocess.Popen(
+                [sys.executable, "-m", "thopter.cli.main", "--no-start", *argv],
+                cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL, stdout=said, stderr=said,
+            )  # fmt: skip
+        try:
+            end = time.monotonic() + PATIENCE
+            while Path(f"/proc/{pid}").exists():
+                if time.monotonic() > end:
+                    words = (self.folder / "dying.out").read_text(errors="replace")
+                    raise AssertionError(f"the hub does not die at {point}; {argv} said: {words}")
+                time.sleep(0.02)
+        finally:
+            command.kill()
+            command.wait()
+
     def leaks(self) -> list[Any]:
         """What ``thopter doctor --leaks`` finds."""
         return list(self.json("doctor", "--leaks"))

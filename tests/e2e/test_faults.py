@@ -54,19 +54,10 @@ def shaken(_shaken: Lab) -> Iterator[Lab]:
         _shaken.run("destroy", "--yes", *names, check=False)
 
 
-def _dies_at(made: Lab, point: str, *argv: str) -> None:
-    """Run ``argv`` against a hub that kills itself at ``point``; the hub is gone afterwards."""
-    made.run("hub", "stop", check=False)
-    made.run("hub", "start", env={"THOPTER_FAILPOINT": point})
-    pid = made.hub_pid()
-    made.run(*argv, check=False, env={"THOPTER_NO_START": "1"})
-    made.until(f"the hub dies at {point}", lambda: not os.path.exists(f"/proc/{pid}"), 60.0)
-
-
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("step", FLY)
 def test_a_run_survives_kill_9_of_the_hub(shaken: Lab, step: str, place: str) -> None:
-    _dies_at(shaken, f"flow.{step}.{place}", "run", "-d", "--repo", "proj", "--name", "fly", "script:hello")
+    shaken.dies_at(f"flow.{step}.{place}", "run", "-d", "--repo", "proj", "--name", "fly", "script:hello")
     shaken.run("hub", "start")
     shaken.rest("fly")
     views = shaken.json("status")
@@ -82,7 +73,7 @@ def test_a_run_survives_kill_9_of_the_hub(shaken: Lab, step: str, place: str) ->
 def test_a_destruction_survives_kill_9_of_the_hub(shaken: Lab, step: str, place: str) -> None:
     shaken.run("run", "-d", "--repo", "proj", "--name", "end", "script:hello")
     shaken.rest("end")
-    _dies_at(shaken, f"flow.{step}.{place}", "destroy", "--yes", "end")
+    shaken.dies_at(f"flow.{step}.{place}", "destroy", "--yes", "end")
     shaken.run("hub", "start")
     shaken.until("it is gone", lambda: shaken.json("status") == [])
     assert shaken.leaks() == []

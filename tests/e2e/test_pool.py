@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -163,12 +162,8 @@ KILLS = ("pool.claimed", "flow.mirror.before", "flow.warm.after", "pool.telling"
 @pytest.mark.parametrize("point", KILLS)
 def test_a_warm_start_survives_kill_9_of_the_hub(pond: Lab, point: str) -> None:
     (name,) = _filled(pond)
-    pond.run("hub", "stop")
-    pond.run("hub", "start", env={"THOPTER_FAILPOINT": point})
-    pond.until("it can be given out", lambda: _pool(pond)["ready"] == 1)
-    pid = pond.hub_pid()
-    pond.run("run", "-d", "--repo", "proj", "script:hello", check=False, env={"THOPTER_NO_START": "1"})
-    pond.until(f"the hub dies at {point}", lambda: not os.path.exists(f"/proc/{pid}"), 60.0)
+    run = ("run", "-d", "--repo", "proj", "script:hello")
+    pond.dies_at(point, *run, ready=lambda: _pool(pond)["ready"] == 1)
     pond.run("hub", "start")
     pond.until("the thopter is there", lambda: pond.view(name).get("box_state") == "ready")
     _worked_once(pond, name)
@@ -180,11 +175,7 @@ def test_a_warm_start_survives_kill_9_of_the_hub(pond: Lab, point: str) -> None:
 def test_a_hub_killed_while_it_fills_goes_on_and_leaks_nothing(pond: Lab) -> None:
     pond.run("pool", "clear")
     _nothing_left(pond)
-    pond.run("hub", "stop")
-    pond.run("hub", "start", env={"THOPTER_FAILPOINT": "flow.launch.after"})
-    pid = pond.hub_pid()
-    pond.run("pool", "set", "golden", "1", "--repo", "proj", check=False, env={"THOPTER_NO_START": "1"})
-    pond.until("the hub dies", lambda: not os.path.exists(f"/proc/{pid}"), 60.0)
+    pond.dies_at("flow.launch.after", "pool", "set", "golden", "1", "--repo", "proj")
     pond.run("hub", "start")
     (name,) = _filled(pond)
     assert [v["name"] for v in _all(pond) if v["box_state"] != "gone"] == [name]

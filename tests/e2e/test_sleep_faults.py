@@ -37,11 +37,7 @@ def house() -> Iterator[Lab]:
 
 def _dies_at(made: Lab, point: str, *argv: str) -> None:
     """Run ``argv`` against a hub that kills itself at ``point``; afterwards another hub runs."""
-    made.run("hub", "stop", check=False)
-    made.run("hub", "start", env={"THOPTER_FAILPOINT": point})
-    pid = made.hub_pid()
-    made.run(*argv, check=False, env={"THOPTER_NO_START": "1"}, timeout=300)
-    made.until(f"the hub dies at {point}", lambda: not os.path.exists(f"/proc/{pid}"), 60.0)
+    made.dies_at(point, *argv)
     made.run("hub", "start")
 
 

@@ -30,6 +30,7 @@ from thopter.store.approvals import Asked
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 10.0
+STATUS_START_S = 0.5  # while it comes up: somebody waits for its prompt
 STATUS_S = 2.0  # while it works: an interrupt fires no hook
 STATUS_REST_S = 10.0  # while it waits: a person may type at its terminal
 _OVER = (RunState.DONE, RunState.FAILED, RunState.STOPPED)
@@ -200,8 +201,15 @@ async def _status(live: LiveBox, link: BoxLink, ctx: LaunchContext) -> None:
                 await take(live, [reading], {})
             last[name] = content
         await live.refold()
-        at_work = live.verdict.state not in (RunState.WAITING, *_OVER)  # a box that is being made, too
-        await live.deps.clock.sleep(STATUS_S if at_work else STATUS_REST_S)
+        if _active(live):  # a box that is being made, too
+            starting = live.verdict.state is RunState.STARTING
+            await live.deps.clock.sleep(STATUS_START_S if starting else STATUS_S)
+        else:
+            await live.until(_active, STATUS_REST_S)  # it may be launched anew, or told something
+
+
+def _active(live: LiveBox) -> bool:
+    return live.verdict.state not in (RunState.WAITING, *_OVER)
 
 
 async def take(
