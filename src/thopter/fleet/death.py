@@ -34,8 +34,12 @@ async def notice_death(deps: Deps, live: LiveBox) -> bool:
         await deps.store.boxes.update(box, Event(kind="box.state", at_ms=now, box=box.id, data=data))
     except NotFound:
         pass
-    except ThopterError:
-        return False  # it can't be written down now: asked again with the next try to reach it
+    except ThopterError:  # it can't be written down now: shown all the same, and asked again
+        live.alive_ms = 0
+        live.agent_running = False
+        live.box = box
+        await live.show()
+        return False
     live.box = box
     live.alive_ms = 0
     live.agent_running = False

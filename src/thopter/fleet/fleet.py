@@ -103,7 +103,7 @@ class Fleet:
         self.snapshots = Snapshots(deps)
         self.sleep = Sleep(deps)
         self.pool = WarmPool(deps, self._acceptor)
-        self.keeper = Keeper(deps, self.sleep, self.snapshots, self.destroy, self.freeze)
+        self.keeper = Keeper(deps, self.sleep, self.snapshots, self.destroy, self.freeze, self.thaw)
         self._crew.before_flows.append(partial(mend, deps, self._crew.saver))
         self.problem = ""
 

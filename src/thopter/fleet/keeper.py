@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from thopter.fleet.deps import Deps, RequestMark, request_mark
+from thopter.fleet.disk_guard import DiskGuard
 from thopter.fleet.lease import JUMP_MS, moved, step
 from thopter.fleet.live import LiveBox
 from thopter.fleet.sleep import Sleep
@@ -28,7 +29,8 @@ TICK_S = 2.0
 
 
 class Keeper:
-    """One per hub; ``watch`` runs as long as the hub. ``destroy`` and ``freeze`` are the fleet's own."""
+    """One per hub; ``watch`` runs as long as the hub. ``destroy``, ``freeze`` and ``thaw`` are the
+    fleet's own."""
 
     def __init__(
         self,
@@ -37,12 +39,14 @@ class Keeper:
         snapshots: Snapshots,
         destroy: Callable[[str], Awaitable[object]],
         freeze: Callable[[str], Awaitable[object]],
+        thaw: Callable[[str], Awaitable[object]],
     ) -> None:
         self.deps = deps
         self._sleep = sleep
         self._snapshots = snapshots
         self._destroy = destroy
         self._freeze = freeze
+        self._disk = DiskGuard(deps, freeze, thaw)
         self._wall = 0
         self._mono = 0.0
         self._trouble: dict[str, str] = {}  # provider -> what is wrong with all its boxes
@@ -85,6 +89,7 @@ class Keeper:
                 await self._act(live, action, now)
         for live in list(self.deps.crew.live.values()):
             await self._turn(live)
+        await self._disk.look()
         for name, provider in self.deps.providers.items():
             if isinstance(provider, Mends):
                 await self._mend(name, await provider.mend())
@@ -113,8 +118,13 @@ class Keeper:
     # ----------------------------------------------------------------------------- turns
 
     async def _turn(self, live: LiveBox) -> None:
-        """Save the end of a turn once, when the policy says so."""
+        """Have what a turn wrote on the disk once it ended, and save the box when the policy says so."""
         verdict, run = live.verdict, live.run
+        if verdict.state is RunState.WAITING and live.kept_turn != verdict.since_ms:
+            live.kept_turn = verdict.since_ms
+            provider = self.deps.providers[live.box.provider]
+            if isinstance(provider, Mends):
+                await provider.flush()
         if str(self.deps.settings.get("run.checkpoint")) != "turn" or run is None or live.pooled:
             return
         ended = verdict.state is RunState.WAITING and verdict.reason is WaitReason.TURN_END

@@ -48,6 +48,7 @@ class LiveBox:
         self.offset_ms = 0  # hub time minus box time
         self.lineage: frozenset[str] = frozenset()  # sessions whose past is this run's own
         self.saved_turn = ""  # the end of turn that was saved last
+        self.kept_turn = 0  # when the turn ended whose files were put on the disk last
         self.pooled = False  # it waits in a warm pool and is nobody's yet
         self.attended = 0  # commands and terminals that people have open in the box
         self.trouble = ""  # what the model gateway sees going wrong now
@@ -235,14 +236,18 @@ class LiveBox:
             )
         return [*self.evidence, *extra]
 
-    async def refold(self) -> None:
-        """Derive the state anew; store it and tell the world when it changed."""
-        if self.run is None:
-            return
+    async def show(self) -> None:
+        """Derive the state anew, recording nothing."""
         verdict = fold(self.picture(), self.deps.clock.now_ms())
         async with self.changed:
             self.verdict = verdict
             self.changed.notify_all()
+
+    async def refold(self) -> None:
+        """Derive the state anew; store it and tell the world when it changed."""
+        if self.run is None:
+            return
+        await self.show()
         async with self._recording:  # several fold at once; a change is recorded, and told, once
             if (self.verdict.state, self.verdict.reason) != (self.run.state, self.run.reason):
                 await self._record(self.verdict)

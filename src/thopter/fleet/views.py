@@ -29,6 +29,8 @@ def view(
     box: Box, run: Run | None, live: LiveBox | None, owner: str, now_ms: int, talk: TalkView | None = None
 ) -> ThopterView:
     """One line. Without a live box only what is recorded is said, and nothing is guessed."""
+    if live is not None and live.box.changed_ms > box.changed_ms:
+        box = live.box  # what became of it could not be recorded yet (the disk is full)
     verdict = live.verdict if live is not None else Verdict(state=run.state if run else RunState.UNKNOWN)
     heartbeat = live.alive_ms if live is not None else 0
     talk = talk or TalkView()

@@ -175,12 +175,17 @@ class Stops(Protocol):
 
 @runtime_checkable
 class Mends(Protocol):
-    """Something that all boxes of the provider stand on can break, and be repaired."""
+    """Something that all boxes of the provider stand on can break, and be repaired. Its boxes write
+    on this machine's disk."""
 
     async def mend(self) -> str:
         """Look, and repair what can be repaired now; the sentence for people about what can't be yet,
         empty when all is well. What can't go on is ended and is LOST, with its files. Cheap when all is
         well: it is asked every few seconds."""
+
+    async def flush(self) -> None:
+        """What boxes wrote until now is on the disk when this returns, as far as it is kept apart from
+        what other programs write there."""
 
 
 class SnapshotHandle(Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ _SNAP_CREATE_V2 = 0x50009417
 _INO_LOOKUP = 0xD0009412
 _QUOTA_CTL = 0xC0109428
 _QGROUP_LIMIT = 0x8030942B
+_START_SYNC = 0x80089418
 _SUBVOL_GETFLAGS = 0x80089419
 _SUBVOL_SETFLAGS = 0x4008941A
 _READ_ONLY = 2
@@ -53,6 +54,11 @@ def _named(fd: int, name: str) -> bytes:
 def create(parent: str, name: str) -> None:
     """Make the empty subvolume ``parent/name``."""
     _ioctl(parent, _SUBVOL_CREATE, _named(0, name))
+
+
+def start_sync(path: str) -> None:
+    """Have the kernel begin to put on the disk all that was done until now; returns at once."""
+    _ioctl(path, _START_SYNC, bytes(8))
 
 
 def destroy(parent: str, name: str) -> None:

@@ -37,6 +37,10 @@ class Mending(Core):
             log.warning("the boxes' disk %s was read-only and is mounted again", pool.folder)
             return ""
 
+    async def flush(self) -> None:
+        """Boxes write through volatile overlays, in which fsync does nothing: this is theirs."""
+        await finish(self._maker.pool.flush)
+
     async def _end_all(self) -> None:
         """End every box, and with the zygote the spare builders: each holds the old mount."""
         for record in await finish(self._maker.records.all):

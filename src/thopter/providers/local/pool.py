@@ -6,6 +6,7 @@ image file ``boxes.btrfs`` mounted at ``pool/``. Elsewhere it is a plain folder 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -24,6 +25,8 @@ _WORK = frozenset(f"{layer}/work" for layer in LAYERS)  # the overlays' own
 _SAVED = ".saved"  # the folder of snapshots, beside those of boxes
 _SMALLEST_IMAGE = 2 << 30
 _SPARE_BYTES = 256 << 20
+# What a power cut or a full disk can cost: the last seconds, instead of btrfs's usual thirty.
+_OPTIONS = "discard=async,commit=5"
 _SUPERBLOCK = 256  # inode number of a subvolume's root
 
 
@@ -97,7 +100,7 @@ class Pool:
         self._wait_loop_free()
         flags = calls.MS_NOATIME | calls.MS_NODEV | calls.MS_NOSUID
         with loop.attached(self._image) as device:
-            calls.mount(device, str(self.folder), "btrfs", flags, "discard=async")
+            calls.mount(device, str(self.folder), "btrfs", flags, _OPTIONS)
 
     def broken(self) -> bool:
         """True when the image is mounted and the kernel made it read-only: the disk below it was full, or
@@ -187,6 +190,22 @@ class Pool:
         else:
             copying.copy_tree(self.saved / snap, self.folder / key)
         return self.folder / key
+
+    def has(self, key: str) -> bool:
+        """True when ``key`` has its folder with both layers."""
+        return all((self.folder / key / layer / "upper").is_dir() for layer in LAYERS)
+
+    def flush(self) -> None:
+        """All that was written in the image is on the disk when this returns."""
+        if self._image.exists() and os.path.ismount(self.folder):
+            with contextlib.suppress(OSError):  # read-only by now: that is mended elsewhere
+                calls.syncfs(str(self.folder))
+
+    def settle(self) -> None:
+        """What was just made is to be on the disk soon; waits for nothing."""
+        if self.subvolumes:
+            with contextlib.suppress(OSError):  # it is there in five seconds all the same
+                btrfs.start_sync(str(self.folder))
 
     def make(self, key: str, owner: int, limits: Limits) -> Path:
         """Make the folder of ``key`` with its empty layers, owned by id ``owner`` (0: by us)."""

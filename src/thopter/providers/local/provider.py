@@ -203,6 +203,7 @@ class LocalProvider(Saving, Resting, Mending):
         async with asyncio.TaskGroup() as both:
             both.create_task(self._first_words(record))
             both.create_task(finish(self._maker.records.sync, key))
+            both.create_task(finish(self._maker.pool.settle))
         return record
 
     async def _forget(self, key: str) -> None:

@@ -11,7 +11,7 @@ import time
 from thopter.kit import failpoint
 from thopter.kit.linux import calls, procs
 from thopter.kit.threads import finish
-from thopter.model.errors import Conflict, NotNow, ProviderError
+from thopter.model.errors import Conflict, NotFound, NotNow, ProviderError
 from thopter.model.nouns import BoxState
 from thopter.model.sockets import BoxHandle, BoxSpec
 from thopter.providers.local.core import Core
@@ -57,6 +57,10 @@ class Resting(Core):
                 return self._handle(record)
             must_be_ours(record.isolation, "started again")
             await self._warm_up()
+            if not await finish(self._maker.pool.has, key):
+                raise NotFound(
+                    f"nothing is left of what box {key} had written: its disk was cut off before it was kept"
+                )
             mode = await self._decided()
             must_be_ours(mode.isolation, "started again")
             await finish(self._maker.end, record)
