@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -112,6 +113,9 @@ def test_what_is_asked_is_shown_everywhere_and_runs_when_it_is_approved(asks: La
     assert again.returncode == 3 and "asks for nothing" in again.stderr
     said = asks.run("logs", "wren").stdout
     assert "approval.asked" in said and "approval.answered" in said
+    given = asks.json("audit", "--kind", "approval.given")[-1]
+    assert f"uid {os.getuid()}" in given["by"] and given["name"] == "wren"
+    assert (given["data"]["digest"], given["data"]["allow"]) == (asked["digest"], True)
 
 
 def test_a_no_is_heard_by_the_model_in_the_persons_words(asks: Lab) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from memory_approvals import MemoryApprovals, MemoryUsage
+from memory_audit import MemoryAudit
 from memory_dials import MemoryDials
 from memory_egress import MemoryEgress
 from memory_logs import MemoryLogs
@@ -144,6 +145,7 @@ class MemoryFleet:
         self.talk = MemoryTalk(self._find)
         self.approvals = MemoryApprovals(self._find)
         self.usage = MemoryUsage(self._find)
+        self.audit = MemoryAudit()
         self.logs = MemoryLogs(self._find)
         self.pool = MemoryPool()
         self.snapshots = MemorySnapshots(self._find)

@@ -59,7 +59,7 @@ def test_every_table_that_names_a_box_or_a_run_is_forgotten_with_it(use: Use) ->
         tables = await store.read(look)
         by_box = {t for t, columns in tables.items() if "box" in columns}
         by_run = {t for t, columns in tables.items() if "run" in columns and "box" not in columns}
-        apart = {"events", "notes", "snapshots", "usage"}  # by name, or outliving the box
+        apart = {"audit", "events", "notes", "snapshots", "usage"}  # by name, or outliving the box
         assert by_box - apart == set(OF_BOXES)
         assert by_run == set(OF_RUNS)
 

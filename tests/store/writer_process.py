@@ -11,7 +11,7 @@ from thopter.model.events import Event
 from thopter.store.store import Store
 
 
-async def main(path: Path, tasks: int, each: int) -> None:
+async def main(path: Path, tasks: int, each: int, kind: str = "note") -> None:
     """``each`` events by each of ``tasks`` tasks (0: for ever); then stay, without closing."""
     store = await Store.open(path)
 
@@ -20,7 +20,7 @@ async def main(path: Path, tasks: int, each: int) -> None:
         while not each or n < each:
             n += 1
             [seq] = await store.events.append(
-                [Event(kind="note", at_ms=n, run=f"r{k}", data={"pad": "x" * 200})]
+                [Event(kind=kind, at_ms=n, run=f"r{k}", data={"pad": "x" * 200})]
             )
             os.write(1, b"%d\n" % seq)
 
@@ -31,4 +31,4 @@ async def main(path: Path, tasks: int, each: int) -> None:
     await asyncio.Event().wait()
 
 
-asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))
+asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:]))

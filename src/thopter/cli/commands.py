@@ -93,6 +93,7 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("env", "env:env", "Variables that new boxes get (agents can read them)."),
             ("secrets", "secrets:secrets", "What is kept outside boxes."),
             ("policy", "policy:policy", "What boxes may reach: show, check, test, explain."),
+            ("audit", "audit:audit", "Who decided and did what; is the record of it whole?"),
             ("pool", "pool:pool", "Boxes kept ready, their agent started: set, list, clear."),
             ("config", "config:config", "Read and change settings."),
             ("use", "config:use", "Choose the thopter that '.' means."),

@@ -9,10 +9,11 @@ from functools import partial
 
 from msgspec import Struct, structs
 
+from thopter.fleet import person, work
 from thopter.fleet import tell as telling
-from thopter.fleet import work
 from thopter.fleet.accept import Acceptor
 from thopter.fleet.approvals import Approvals
+from thopter.fleet.audit import Audits
 from thopter.fleet.crew import UP, Crew
 from thopter.fleet.deps import Deps, request_mark
 from thopter.fleet.dials import Dials
@@ -99,6 +100,7 @@ class Fleet:
         self.talk = Talk(deps, self._crew)
         self.approvals = Approvals(deps, self._crew)
         self.usage = Usages(deps)
+        self.audit = Audits(deps)
         self.logs = SessionLogs(deps)
         self.snapshots = Snapshots(deps)
         self.sleep = Sleep(deps)
@@ -127,10 +129,12 @@ class Fleet:
         self._crew.spawn("usage", self.usage.follow())
         self._crew.spawn("revival", self.keeper.revive_lost())
         await self.egress.start(self._crew.spawn)
+        await self.audit.start(self._crew.spawn)
 
     async def stop(self) -> None:
         """See :meth:`Crew.stop`."""
         await self._crew.stop()
+        await self.audit.stop()
 
     # ------------------------------------------------------------------------------ finding
 
@@ -166,6 +170,7 @@ class Fleet:
         box = await self._find(name)
         if box.state is BoxState.CREATING:
             raise NotNow(f"{box.name} is still being created", hint=f"wait for it: 'thopter wait {box.name}'")
+        await self.audit.act("person.destroy", box)
         flow = await end_box(self.deps, box)
         return Accepted(flow=flow, name=box.name, box=box.id)
 
@@ -220,7 +225,8 @@ class Fleet:
 
     async def interrupt(self, name: str) -> None:
         """Stop the present turn."""
-        live, _run = await self._live(name)
+        live, run = await self._live(name)
+        await self.audit.act("person.interrupt", live.box, run=run.id)
         async with live.tell_lock:
             await telling.interrupt(live)
 
@@ -322,6 +328,7 @@ class Fleet:
         live, run = await self._live(name)
         link = await live.link()
         where = cwd or run.cwd or places_of(live.box).work
+        await person.command(self.audit, live.box, run, argv, env, where, pty is not None)
         opened = link.open_exec(list(argv), env=env, cwd=where, pty=pty, stdin=stdin)
         with live.person(pty is not None):
             async with opened as session:
@@ -329,12 +336,14 @@ class Fleet:
 
     async def put(self, name: str, path: str, body: AsyncIterator[bytes]) -> int:
         """Write a file in the box, atomically."""
-        live, _run = await self._live(name)
+        live, run = await self._live(name)
+        await self.audit.act("person.put", live.box, {"path": path}, run.id)
         return await (await live.link()).put_stream(path, body)
 
     async def fetch(self, name: str, path: str) -> AsyncIterator[bytes]:
         """Read a file of the box."""
-        live, _run = await self._live(name)
+        live, run = await self._live(name)
+        await self.audit.act("person.fetch", live.box, {"path": path}, run.id)
         async for chunk in (await live.link()).fetch_stream(path):
             yield chunk
 
@@ -345,7 +354,7 @@ class Fleet:
     async def doctor(self) -> list[Check]:
         """The hub's own checks."""
         await self._crew.settled(_SETTLE_S)
-        return await doctor(self.deps)
+        return [*await doctor(self.deps), await self.audit.check()]
 
     async def leaks(self) -> list[Leak]:
         """What providers made that no record accounts for."""

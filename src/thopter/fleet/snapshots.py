@@ -27,6 +27,7 @@ from thopter.model.api.snapshots import (
     SnapshotView,
 )
 from thopter.model.errors import BadInput, NotFound, NotNow
+from thopter.model.events import Event
 from thopter.model.ids import check_name
 from thopter.model.nouns import Box, BoxState, Snapshot, SnapshotKind, SnapshotState
 from thopter.model.sockets import SnapshotHandle
@@ -145,6 +146,9 @@ class Snapshots:
     async def export(self, word: str) -> AsyncIterator[bytes]:
         """The whole of a snapshot as one checksummed file."""
         found = await snapshot_ready(self.deps, word)
+        data = {"snapshot": found.id, "text": f"{found.name or found.id} is written out"}
+        now = self.deps.clock.now_ms()
+        await self.deps.store.audit.append(Event(kind="snapshot.exported", at_ms=now, data=data))
         async for chunk in saves(self.deps, found.provider).export_snapshot(found.id):
             yield chunk
 

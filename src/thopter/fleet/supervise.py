@@ -11,6 +11,8 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
+from thopter.kit.caller import HUB, caller
+
 log = logging.getLogger(__name__)
 
 
@@ -42,6 +44,7 @@ class Nursery:
 
 
 async def _guarded(name: str, coro: Coroutine[Any, Any, Any]) -> None:
+    caller.set(HUB)  # whoever asked for something meanwhile, what goes on here is not their doing
     try:
         await coro
     except asyncio.CancelledError:

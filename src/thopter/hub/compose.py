@@ -33,6 +33,8 @@ from thopter.model.api import FlowView, Step
 from thopter.model.errors import ThopterError
 from thopter.model.events import Event
 from thopter.model.sockets import Agent, Provider
+from thopter.store.audit import Wanted
+from thopter.store.audit_chain import bounded
 from thopter.store.events import Events
 from thopter.store.idempotency import Idempotency
 from thopter.store.store import Store
@@ -56,6 +58,7 @@ class Inside:
         self.clock = SystemClock()
         self.secrets = SecretStore(paths)
         self._recovery: asyncio.Task[None] | None = None
+        self._policies: dict[str, Any] | None = None
         self.fleet: Fleet
         self.events: Events
         self.idempotency: Idempotency
@@ -76,7 +79,7 @@ class Inside:
             engine=engine,
             providers=self._providers(),
             agents=_agents(),
-            gateways=HubGateways(self.paths, self.secrets, self._shelf),
+            gateways=HubGateways(self.paths, self.secrets, self._shelf, self._on_policies),
             policies=self._shelf,
             mirrors=Mirrors(self.paths.state / "mirrors"),
             postman=Postman(self.secrets, lambda: self.settings),
@@ -159,6 +162,18 @@ class Inside:
         if base.rstrip("/") != _PUBLIC_ENDPOINT or self.secrets.get(f"agents.{agent}.credential"):
             return ""
         return f"there is no credential for {base}"
+
+    async def _on_policies(self) -> None:
+        """Record which policies are in force when they are others than recorded last, also when they were
+        changed while no hub ran, or when the file can't be used any more."""
+        now = bounded(self._shelf.in_force())
+        if self._policies is None:
+            last = await self.store.audit.read(Wanted(kind="policy.in_force"), limit=1, last=True)
+            self._policies = last[0].data if last else {}
+        if now != self._policies:
+            event = Event(kind="policy.in_force", at_ms=self.clock.now_ms(), data=now)
+            await self.store.events.append([event])
+            self._policies = now
 
     async def _on_step(self, flow: str, step: Step) -> None:
         data: dict[str, Any] = {"name": step.name, "status": step.status, "title": step.title, "ms": step.ms}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -40,10 +40,13 @@ class _Wanted(Struct):
 
 
 class HubGateways:
-    """See ``fleet.ports.Gateways``."""
+    """See ``fleet.ports.Gateways``. ``looked`` is called whenever the policy file was looked at."""
 
-    def __init__(self, paths: Paths, secrets: SecretStore, shelf: Shelf) -> None:
+    def __init__(
+        self, paths: Paths, secrets: SecretStore, shelf: Shelf, looked: Callable[[], Awaitable[None]]
+    ) -> None:
         self.shelf = shelf
+        self._looked = looked
         self.egress = egress_client(paths)
         self.model = GatewayClient("thopter.gateway.model", paths.runtime / "model.sock", paths.state)
         self.git = GatewayClient("thopter.gateway.git", paths.runtime / "git.sock", paths.state)
@@ -178,6 +181,10 @@ class HubGateways:
 
     async def _watch_policies(self) -> None:
         while True:
+            try:
+                await self._looked()
+            except ThopterError as e:  # no room, say: it is told again, and policies are watched meanwhile
+                log.error("which policies are in force could not be recorded: %s", e.message)
             await asyncio.sleep(_POLICY_LOOK_S)
             await self.policies_changed()
 

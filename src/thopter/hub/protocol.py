@@ -20,6 +20,7 @@ from thopter.hub.answers import (
     error_body,
     error_headers,
 )
+from thopter.hub.peer import peer_of
 from thopter.model.errors import HubUnreachable, ThopterError
 
 HEAD_SECONDS = 10.0
@@ -83,6 +84,7 @@ class HubHttp(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client connected: it has ``HEAD_SECONDS`` to say what it wants."""
         super().connection_made(transport)
+        self.client = self.client or peer_of(transport)
         self._lobby.joined(self)
         self._lobby.waits(self)
         self._expect_head()
@@ -247,6 +249,7 @@ class HubWebSocket(WebSocketsSansIOProtocol):
     def connection_made(self, transport: Any) -> None:
         """The HTTP connection became this."""
         super().connection_made(transport)
+        self.client = self.client or peer_of(transport)
         self._lobby.joined(self)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import hashlib
 import logging
 import os
 import time
 from pathlib import Path
 
+import msgspec
 from msgspec import structs, to_builtins
 
 from thopter.gateway.policy.explain import try_url
@@ -138,6 +140,17 @@ class Shelf:
             repos=dict(self.book.repos),
             policies=[self.info(n) for n in self.book.policies],
         )
+
+    def in_force(self) -> dict[str, object]:
+        """What is in force now, for the audit: equal exactly when nothing about it has changed."""
+        digests = {
+            n: hashlib.sha256(msgspec.json.encode(p, order="sorted")).hexdigest()[:16]
+            for n, p in sorted(self.book.policies.items())
+        }
+        return {
+            "source": self.source, "default": self.setting or self.book.default, "problem": self.problem,
+            "repos": dict(self.book.repos), "policies": digests,
+        }  # fmt: skip
 
     def info(self, name: str) -> PolicyInfo:
         """See the port."""

@@ -12,6 +12,7 @@ from thopter.model.asks import Ask, AskReply
 from thopter.model.errors import Conflict, NotFound
 from thopter.model.events import Event
 from thopter.store import codec
+from thopter.store.audit import AuditTable
 from thopter.store.db import Conn, Database, Row
 from thopter.store.events import EventTable
 
@@ -58,6 +59,14 @@ def _row(a: Asked) -> tuple[Any, ...]:
         int(a.whole), codec.to_json(a.reply) if a.reply is not None else "", codec.clean_text(a.detail, 1000),
         int(a.side),
     )  # fmt: skip
+
+
+def _given(a: Asked, reply: AskReply, at_ms: int) -> Event:
+    """For the audit: what was answered to which question. Who did is known where it is written."""
+    data = {"approval": a.id, "tool": a.ask.tool, "summary": a.ask.summary, "digest": a.digest,
+            "allow": reply.allow, "for_run": reply.for_run, "message": reply.message,
+            "answers": list(reply.answers)}  # fmt: skip
+    return Event(kind="approval.given", at_ms=at_ms, box=a.box, run=a.run, data=data)
 
 
 class ApprovalTable:
@@ -172,6 +181,7 @@ class Approvals:
                 raise Conflict(
                     f"it is {now.state} already", hint="see 'thopter approvals -a'", state=now.state
                 )
+            AuditTable(conn).append(_given(found, reply, at_ms))
             return found
 
         return await self._db.write(one)

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from thopter.kit.caller import HUB, caller
 from thopter.model.errors import StorageError, ThopterError, TimedOut
 from thopter.store import sqlite
 
@@ -32,6 +33,7 @@ class Conn:
 
     def __init__(self, raw: Any) -> None:
         self.raw = raw
+        self.by = HUB.name  # who asked for this write
         self.touched: dict[str, int] = {}
 
     def rows(self, sql: str, args: Sequence[object] = ()) -> list[Row]:
@@ -86,11 +88,12 @@ class Topic:
 
 
 class _Job(Generic[T]):
-    __slots__ = ("error", "fn", "future", "touched", "value")
+    __slots__ = ("by", "error", "fn", "future", "touched", "value")
 
     def __init__(self, fn: Callable[[Conn], T], future: asyncio.Future[T]) -> None:
         self.fn = fn
         self.future = future
+        self.by = caller.get().name  # here, where the request is known; it is written by another thread
         self.value: T | None = None
         self.error: BaseException | None = None
         self.touched: dict[str, int] = {}
@@ -275,7 +278,7 @@ class Database:
             raise _GroupLost from e
 
     def _attempt(self, conn: Conn, job: _Job[Any]) -> None:
-        job.value, job.error, conn.touched = None, None, {}
+        job.value, job.error, conn.touched, conn.by = None, None, {}, job.by
         conn.raw.execute("SAVEPOINT job")
         try:
             job.value = job.fn(conn)

@@ -10,6 +10,7 @@ from msgspec import Struct
 from thopter.model.events import Event
 from thopter.model.ids import EventSeq
 from thopter.store import codec
+from thopter.store.audit import AuditTable
 from thopter.store.db import Conn, Database, Row
 
 TOPIC = "events"
@@ -51,7 +52,7 @@ class EventTable:
 
     def append(self, events: Sequence[Event]) -> list[EventSeq]:
         """Number and store ``events`` in this order; their numbers follow the last one without a
-        gap, and numbers are given in the order of commits."""
+        gap, and numbers are given in the order of commits. Those to be audited are, with them."""
         if not events:
             return []
         row = self._conn.row(
@@ -67,6 +68,7 @@ class EventTable:
                 for i, e in enumerate(events)
             ],
         )
+        AuditTable(self._conn).of_events(events)
         self._conn.touch(TOPIC, last)
         return [EventSeq(n) for n in range(first, last + 1)]
 

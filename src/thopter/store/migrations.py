@@ -13,6 +13,7 @@ from thopter.model.errors import Refused
 from thopter.store import migrations_talk
 from thopter.store.db import Conn
 from thopter.store.migrations_approvals import m011_approvals_and_usage
+from thopter.store.migrations_audit import m016_audit
 from thopter.store.migrations_egress import m009_egress
 from thopter.store.migrations_home import m007_variables
 from thopter.store.migrations_notes import m008_notes
@@ -143,3 +144,4 @@ migration(m009_egress)
 migration(m010_pools)
 migration(m011_approvals_and_usage)
 migration(m012_heard)
+migration(m016_audit)

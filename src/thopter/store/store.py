@@ -19,6 +19,8 @@ from thopter.model.ids import EventSeq
 from thopter.model.nouns import Entry
 from thopter.store import sqlite
 from thopter.store.approvals import Approvals, ApprovalTable
+from thopter.store.audit import TOPIC as AUDIT_TOPIC
+from thopter.store.audit import Audit, AuditTable
 from thopter.store.boxes import Boxes, BoxTable
 from thopter.store.cursors import Cursors, CursorTable
 from thopter.store.db import Conn, Database
@@ -64,6 +66,7 @@ class Tx:
         self.pools = PoolTable(conn)
         self.approvals = ApprovalTable(conn)
         self.usage = UsageTable(conn)
+        self.audit = AuditTable(conn)
 
 
 class Ingested(Struct, frozen=True):
@@ -96,6 +99,7 @@ class Store:
         self.gone = Forgotten(db)
         self.approvals = Approvals(db)
         self.usage = Usage(db)
+        self.audit = Audit(db)
 
     @classmethod
     async def open(cls, path: Path) -> Store:
@@ -107,6 +111,7 @@ class Store:
         await db.open(_prepare)
         store = cls(db)
         db.topic(TOPIC).reach(await db.read(lambda c: EventTable(c).last_seq()))
+        db.topic(AUDIT_TOPIC).reach((await store.audit.head()).seq)
         return store
 
     async def close(self) -> None:

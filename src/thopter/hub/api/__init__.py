@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from thopter.hub.api import (
     approvals,
+    audit,
     doctor,
     egress,
     events,
@@ -40,4 +41,5 @@ ROUTES = (
     *log.ROUTES,
     *egress.ROUTES,
     *pool.ROUTES,
+    *audit.ROUTES,
 )

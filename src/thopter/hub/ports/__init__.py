@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from thopter.hub.ports.approvals import ApprovalsPort
+from thopter.hub.ports.audit import AuditPort
 from thopter.hub.ports.egress import EgressPort
 from thopter.hub.ports.log import LogsPort
 from thopter.hub.ports.notes import NotesPort
@@ -125,6 +126,10 @@ class FleetPort(Protocol):
     @property
     def approvals(self) -> ApprovalsPort:
         """What agents ask a person."""
+
+    @property
+    def audit(self) -> AuditPort:
+        """What was decided and done, by whom."""
 
     @property
     def usage(self) -> UsagePort:

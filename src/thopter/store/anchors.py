@@ -1,0 +1,86 @@
+"""Anchors: where the audit's chain ended at moments past, in a file beside the database.
+
+One line each, ``NUMBER HASH MILLISECONDS``; mode 0600, each synced to the disk. A database that was cut,
+exchanged or put back to an older state no longer agrees with them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from pathlib import Path
+
+from msgspec import Struct
+
+from thopter.kit.secrets import write_private
+from thopter.store.audit_chain import Anchor
+
+KEPT = 1000
+_MOST = 4000
+_LINE = re.compile(r"([0-9]{1,18}) ([0-9a-f]{64}) ([0-9]{1,18})")
+
+
+class Found(Struct, frozen=True):
+    """What the file says. ``bad``: lines that are none; a last one cut short by the machine's end is not
+    counted."""
+
+    anchors: tuple[Anchor, ...]
+    bad: int
+    there: bool
+
+
+class Anchors:
+    """The file; its calls block."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lines = -1
+
+    def read(self) -> Found:
+        """Everything in it, in order."""
+        try:
+            text = self.path.read_bytes().decode("ascii", "replace")
+        except FileNotFoundError:
+            return Found((), 0, False)
+        *whole, cut = text.split("\n")
+        found = [_LINE.fullmatch(line) for line in whole]
+        anchors = tuple(Anchor(int(m[1]), m[2], int(m[3])) for m in found if m)
+        self._lines = len(whole) + (1 if cut else 0)
+        return Found(anchors, sum(m is None for m in found), True)
+
+    def add(self, anchor: Anchor) -> None:
+        """Write one more; on the disk when this returns."""
+        if self._lines < 0:
+            self.read()
+        if self._lines > _MOST:
+            self._shorten()
+        line = f"{anchor.seq} {anchor.hash} {anchor.at_ms}\n".encode()
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            size = os.fstat(fd).st_size
+            if size and os.pread(fd, 1, size - 1) != b"\n":
+                os.write(fd, b"\n")  # the machine ended in the middle of a line
+            os.write(fd, line)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        if self._lines <= 0:
+            _sync_folder(self.path.parent)
+        self._lines = max(self._lines, 0) + 1
+
+    def _shorten(self) -> None:
+        """Keep the first and the newest; those between say nothing that these do not."""
+        kept = self.read().anchors
+        kept = (*kept[:1], *kept[1:][-KEPT:])
+        write_private(self.path, "".join(f"{a.seq} {a.hash} {a.at_ms}\n" for a in kept).encode())
+        self._lines = len(kept)
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # some file systems can't; the line itself is synced
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
