@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bench.rows import Row, p50, p99
 from thopter.testing.scripted_model import running
+from thopter.testing.small_disk import small_disk
 from thopter.testing.survive import SCENARIO, Report, Survival, repository
 
 _NAMES = ("ada", "ben", "cy", "dee")
@@ -71,6 +72,7 @@ def _rows(report: Report) -> list[Row]:
 def _house() -> Iterator[dict[str, str]]:
     with (
         tempfile.TemporaryDirectory(prefix="thopter-survive-", ignore_cleanup_errors=True) as folder,
+        small_disk(Path(folder) / "state", 6144),
         running(SCENARIO) as model,
     ):
         (Path(folder) / "home").mkdir()

@@ -17,6 +17,7 @@ from typing import Any
 
 from thopter.kit.paths import find_paths
 from thopter.testing.scripted_model import ScriptedModel, load_scenario, running
+from thopter.testing.small_disk import small_disk
 
 PATIENCE = 120.0
 SECRET = "sk-canary-4f9d1c7be2a84c6fa0b1"
@@ -190,10 +191,14 @@ def dismantle(lab: Lab) -> None:
 
 
 @contextlib.contextmanager
-def lab(scenario: Any = "demo") -> Iterator[Lab]:
-    """A lab that starts from the golden box of earlier labs, where there is one."""
+def lab(scenario: Any = "demo", disk_mb: int = 0) -> Iterator[Lab]:
+    """A lab that starts from the golden box of earlier labs, where there is one. With ``disk_mb``
+    its state folder is a disk of that size."""
     folder = Path(tempfile.mkdtemp(prefix="thopter-e2e-"))
-    with running(load_scenario(scenario) if isinstance(scenario, str) else scenario) as model:
+    with (
+        small_disk(folder / "state", disk_mb) if disk_mb else contextlib.nullcontext(),
+        running(load_scenario(scenario) if isinstance(scenario, str) else scenario) as model,
+    ):
         made = Lab(folder, model)
         _borrow_goldens(made)
         try:
@@ -206,11 +211,15 @@ def lab(scenario: Any = "demo") -> Iterator[Lab]:
 def _borrow_goldens(made: Lab) -> None:
     if (CACHE / "goldens").exists():
         made.paths.state.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["cp", "-al", CACHE / "goldens", made.paths.state / "goldens"], check=True)
+        same = CACHE.stat().st_dev == made.paths.state.stat().st_dev
+        how = "-al" if same else "-a"
+        subprocess.run(["cp", how, CACHE / "goldens", made.paths.state / "goldens"], check=True)
 
 
 def _lend_goldens(made: Lab) -> None:
     source = made.paths.state / "goldens"
+    if os.path.ismount(made.paths.state):
+        return
     if source.exists() and not (CACHE / "goldens").exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(dir=CACHE))

@@ -11,6 +11,7 @@ cut short: its message was heard, its command ran at most once.
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from msgspec import Struct, field
 
 from thopter.kit.paths import find_paths
 from thopter.testing.scripted_model import Scenario, Script, Tool, Turn
-from thopter.testing.victims import BOX_VICTIMS, HUB_VICTIMS, Victims
+from thopter.testing.victims import BOX_VICTIMS, DISK_VICTIM, HUB_VICTIMS, Victims
 
 _NOTE = "sleep 1; echo ${n} >> notes.txt && git add -A && git commit -qm 'note ${n}'"
 _LOOK = (
@@ -84,13 +85,17 @@ class Report(Struct, kw_only=True):
 
 class Survival:
     """One state folder with thopters that are there already (made with :data:`SCENARIO`, in a
-    repository). ``env`` is what ``thopter`` is called with; ``seed`` makes the choices repeatable."""
+    repository). ``env`` is what ``thopter`` is called with; ``seed`` makes the choices repeatable.
+    Where the state folder is a disk of its own, the disk gets full too."""
 
     def __init__(self, env: Mapping[str, str], names: Sequence[str], seed: int) -> None:
         self._env = dict(env)
         self._names = list(names)
         self._random = random.Random(seed)
-        self._victims = Victims(find_paths(env))
+        paths = find_paths(env)
+        self._victims = Victims(paths)
+        own_disk = os.path.ismount(paths.state)
+        self._shared = [*HUB_VICTIMS, *([DISK_VICTIM] if own_disk else [])]
         self._said: dict[str, dict[int, str]] = {name: {} for name in names}  # number -> how acknowledged
         self._victim: dict[int, str] = {}  # what was killed while this was said
         self._seen: dict[str, set[int]] = {name: set() for name in names}
@@ -136,7 +141,7 @@ class Survival:
         plan = [(self._random.choice(BOX_VICTIMS), name) for name in self._names]
         if self._random.random() < 0.67:
             at = self._random.randrange(len(plan))
-            self._turns = self._turns or self._random.sample(HUB_VICTIMS, len(HUB_VICTIMS))
+            self._turns = self._turns or self._random.sample(self._shared, len(self._shared))
             plan[at] = (self._turns.pop(), self._names[at])
         self._random.shuffle(plan)
         return plan

@@ -15,7 +15,9 @@ from thopter.kit.paths import Paths
 
 BOX_VICTIMS = ("agent", "tmux", "boxd", "box")
 HUB_VICTIMS = ("hub", "hub then agent", "zygote", "model gateway", "git gateway", "everything", "reboot")
+DISK_VICTIM = "disk full"  # of a state folder that is a disk of its own
 _GONE_S = 30.0
+_FULL_S = 6.0
 
 
 class Victims:
@@ -26,7 +28,9 @@ class Victims:
 
     def kill(self, victim: str, box: str = "") -> int:
         """kill -9 ``victim`` (of box ``box`` for those of a box) and wait until it is gone; returns how
-        many processes died. Nothing there to kill is no error."""
+        many processes died. Nothing there to kill is no error. The disk's turn is over when this returns."""
+        if victim == DISK_VICTIM:
+            return self._fill_disk()
         if victim == "hub then agent":
             return self.kill("hub") + self.kill("agent", box)
         pids = self._find(victim, box)
@@ -99,6 +103,22 @@ class Victims:
         if victim == "tmux":
             return [pid for pid in below if _name(pid).startswith("tmux")]
         return [pid for pid in below if _name(pid) == "claude"]
+
+    def _fill_disk(self) -> int:
+        """Leave no byte on the disk of the state folder for some seconds. Nobody dies of that at once."""
+        ballast = self.paths.state / "ballast"
+        try:
+            with ballast.open("wb") as f:
+                step = 1 << 30
+                while step >= 4096:
+                    try:
+                        os.posix_fallocate(f.fileno(), os.fstat(f.fileno()).st_size, step)
+                    except OSError:
+                        step //= 2
+            time.sleep(_FULL_S)
+        finally:
+            ballast.unlink()
+        return 0
 
     def _unmount(self) -> None:
         """What a reboot undoes: the pool's mount. The files stay."""
