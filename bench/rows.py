@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import time
@@ -9,10 +10,18 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import Struct
 
+SECONDS = "THOPTER_BENCH_SECONDS"  # how long a case may take, for those that can do more or less
+
+
+def seconds_left(default: float) -> float:
+    """How long this case may take from its start on."""
+    return float(os.environ.get(SECONDS, default))
+
 
 class Row(Struct, frozen=True, kw_only=True):
     """One figure. ``value`` and ``anchor`` have the same ``unit``; ``ratio`` is value over anchor
-    (for rates: how much of the anchor's rate we reach). ``n`` is how many samples."""
+    (for rates: how much of the anchor's rate we reach). ``n`` is how many samples. ``failed``: this
+    stands for rows that could not be measured, and why."""
 
     name: str
     value: float
@@ -23,6 +32,7 @@ class Row(Struct, frozen=True, kw_only=True):
     anchor: str = ""
     anchor_value: float | None = None
     note: str = ""
+    failed: str = ""
 
     @property
     def ratio(self) -> float | None:
@@ -82,6 +92,10 @@ def table(rows: Sequence[Row]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for r in rows:
+        if r.failed:
+            why = " ".join(r.failed.replace("|", "/").split())
+            lines.append(f"| {r.name}: **not measured** ({why}) | – | – | – | – | – | 0 |")
+            continue
         cells = [
             r.name + (f" ({r.note})" if r.note else ""),
             f"{r.value:.4g} {r.unit}",

@@ -8,6 +8,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from msgspec import structs
+
+from bench.anchors import BWRAP, bwrap_memory_mb, family, freezer_ms, pss_mb
+from bench.podman import Podman, podman
 from bench.rows import Row, command_ms, ms_of, ms_of_async, p50, p99
 from thopter.kit.channel import BoxLink
 from thopter.model.sockets import BoxSpec
@@ -32,6 +36,8 @@ async def _measure(folder: Path) -> list[Row]:
             rows += await _exec(link)
             rows += await _freeze(provider)
         rows += await _memory(provider)
+        with podman(folder / "podman") as peer:
+            rows.insert(2, _beside_podman(rows[0], peer))
         return rows
 
 
@@ -50,12 +56,9 @@ async def _create(provider: LocalProvider) -> list[Row]:
         await provider.destroy(f"bench-{i}")
         destroyed.append((time.perf_counter() - began) * 1000)
     floor = command_ms(["unshare", "-mpiunCf", "true"], 30)
-    bwrap = command_ms(
-        ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "true"], 30
-    )
-    podman = command_ms(["podman", "run", "--rm", "--network", "none", "--rootfs", "/"], 5)
+    bwrap = command_ms([*BWRAP, "true"], 30)
     common = {"value": p50(samples), "p99": p99(samples), "unit": "ms", "n": len(samples)}
-    rows = [
+    return [
         Row(name="box from golden until boxd answers", budget="≤ 10 ms p50", anchor="unshare -mpiunCf true",
             anchor_value=floor, **common),
         Row(name="the same", anchor="bwrap --unshare-all true", anchor_value=bwrap, **common),
@@ -63,9 +66,13 @@ async def _create(provider: LocalProvider) -> list[Row]:
             budget="flat", anchor="first ten", anchor_value=p50(samples[:10])),
         Row(name="destroy", value=p50(destroyed), p99=p99(destroyed), unit="ms", n=len(destroyed)),
     ]  # fmt: skip
-    if podman is not None:
-        rows.append(Row(name="the same", anchor="podman run", anchor_value=podman, **common))
-    return rows
+
+
+def _beside_podman(row: Row, peer: Podman | str) -> Row:
+    if isinstance(peer, str):
+        return structs.replace(row, name="the same", anchor=peer, anchor_value=None)
+    took = ms_of(lambda: peer.run("/bin/true"), 7)
+    return structs.replace(row, name="the same", anchor="podman run --rm true", anchor_value=p50(took))
 
 
 async def _exec(link: BoxLink) -> list[Row]:
@@ -97,17 +104,15 @@ async def _freeze(provider: LocalProvider) -> list[Row]:
         await provider.thaw("bench-1")
         frozen.append((middle - began) * 1000)
         thawed.append((time.perf_counter() - middle) * 1000)
+    bare = freezer_ms()
+    beside = [p50(one) for one in bare] if bare else [None, None]
+    anchor = "cgroup freezer alone" if bare else "no cgroup freezer is here"
     return [
-        Row(name="freeze", value=p50(frozen), p99=p99(frozen), unit="ms", n=50, budget="≤ 1 ms"),
-        Row(name="thaw", value=p50(thawed), p99=p99(thawed), unit="ms", n=50, budget="≤ 1 ms"),
-    ]
-
-
-def _pss_kb(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1])
-    return 0
+        Row(name="freeze", value=p50(frozen), p99=p99(frozen), unit="ms", n=50, budget="≤ 1 ms",
+            anchor=anchor, anchor_value=beside[0]),
+        Row(name="thaw", value=p50(thawed), p99=p99(thawed), unit="ms", n=50, budget="≤ 1 ms",
+            anchor=anchor, anchor_value=beside[1]),
+    ]  # fmt: skip
 
 
 async def _memory(provider: LocalProvider) -> list[Row]:
@@ -120,26 +125,18 @@ async def _memory(provider: LocalProvider) -> list[Row]:
         reader, writer = await provider.channel(key)
         async with BoxLink.connect(reader, writer) as link:
             await link.tmux_start("agent", ["/bin/sleep", "1000000"], None, "/", 200, 50)
-        boxes.append(_family(int(handle.memory["pid"])))
+        boxes.append(family(int(handle.memory["pid"])))
     await asyncio.sleep(1)
-    each = [sum(_pss_kb(p) for p in pids) / 1024 for pids in boxes]
+    each = [pss_mb(pids) for pids in boxes]
+    bare = bwrap_memory_mb()
     woken = _switches(boxes[0])
     await asyncio.sleep(10)
     woken = _switches(boxes[0]) - woken
     return [
         Row(name="memory of an idle box (init, boxd, tmux, sleep), Pss", value=p50(each), p99=p99(each),
-            unit="MB", n=count, budget="≤ 5 MB",
+            unit="MB", n=count, budget="≤ 5 MB", anchor="bubblewrap with a sleep", anchor_value=bare,
             note=f"{woken} wake-ups in 10 s over its {len(boxes[0])} processes"),
     ]  # fmt: skip
-
-
-def _family(pid: int) -> list[int]:
-    """A process and all its descendants."""
-    found = [pid]
-    for one in found:
-        for task in Path(f"/proc/{one}/task").iterdir():
-            found += [int(child) for child in (task / "children").read_text().split()]
-    return found
 
 
 def _switches(pids: list[int]) -> int:

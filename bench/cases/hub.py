@@ -31,7 +31,7 @@ _CLI = [sys.executable, "-m", "thopter.cli.main"]
 
 def measure() -> list[Row]:
     """All rows of this case."""
-    with _house() as paths:
+    with house() as paths:
         try:
             return [*_many(paths), *_run(paths), *_import()]
         finally:
@@ -39,7 +39,7 @@ def measure() -> list[Row]:
 
 
 @contextlib.contextmanager
-def _house() -> Iterator[Paths]:
+def house() -> Iterator[Paths]:
     """A state folder of its own, the environment pointing there, a scripted model."""
     with (
         tempfile.TemporaryDirectory(prefix="thopter-bench-", ignore_cleanup_errors=True) as folder,

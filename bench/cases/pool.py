@@ -6,7 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.cases.hub import _end, _flow, _house
+from bench.cases.hub import _end, _flow, house
 from bench.rows import Row, p50, p99
 from thopter.kit.paths import Paths
 from thopter.mesh.client import HubClient, ensure_hub
@@ -20,7 +20,7 @@ _RUNS = 5
 
 def measure() -> list[Row]:
     """All rows of this case: warm and fresh in turn, so that the machine is the same for both."""
-    with _house() as paths, tempfile.TemporaryDirectory(prefix="thopter-bench-") as folder:
+    with house() as paths, tempfile.TemporaryDirectory(prefix="thopter-bench-") as folder:
         paths.state.mkdir(parents=True, mode=0o700)
         repo = Path(folder) / "report"
         create_demo_repo(repo)
