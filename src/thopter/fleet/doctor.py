@@ -50,7 +50,7 @@ def _disk(deps: Deps) -> Check:
         name="disk",
         level="fail" if low else "ok",
         text=f"{free / (1 << 30):.1f} GiB free for {deps.paths.state}",
-        fix="free some space; new boxes are refused below 1 GiB" if low else "",
+        fix="free some space; below 384 MiB boxes stand still" if low else "",
     )
 
 
