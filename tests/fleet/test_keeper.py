@@ -9,7 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from msgspec import structs
+
 from thopter.fleet.deps import Deps
+from thopter.fleet.disk_guard import GO_BYTES, HELD, HOLD_BYTES, DiskGuard
 from thopter.fleet.keeper import Keeper
 from thopter.fleet.lease import renewed
 from thopter.fleet.live import LiveBox
@@ -45,6 +48,26 @@ class Clock:
         self.mono += ms / 1000
 
 
+class Ground:
+    """A provider whose boxes stand on a disk of this machine; ``trouble`` is what it says of that."""
+
+    def __init__(self) -> None:
+        self.trouble = ""
+        self.flushed = 0
+
+    async def mend(self) -> str:
+        return self.trouble
+
+    async def flush(self) -> None:
+        self.flushed += 1
+
+    async def freeze(self, key: str) -> None:
+        raise AssertionError("the fleet freezes")
+
+    async def thaw(self, key: str) -> None:
+        raise AssertionError("the fleet thaws")
+
+
 class Watched:
     """A keeper over one box whose agent waits since ``NOW``; ``done`` is what it did."""
 
@@ -54,7 +77,12 @@ class Watched:
         self.trouble = trouble
         self.store = store
         nothing: Any = None
-        given = {"settings": Settings({}), "clock": self.clock, "store": store, "providers": {}, "agents": {}}
+        self.ground = Ground()
+        self.free = 100 << 30
+        given = {
+            "settings": Settings({}), "clock": self.clock, "store": store, "providers": {"p": self.ground},
+            "agents": {}, "paths": SimpleNamespace(state="/state"),
+        }  # fmt: skip
         bare = {f.name: nothing for f in dataclasses.fields(Deps) if f.default is f.default_factory}
         deps = Deps(**(bare | given))
         box = Box(
@@ -70,7 +98,8 @@ class Watched:
         crew: Any = SimpleNamespace(live={"box_1": self.live})
         deps.crew = crew
         sleep: Any = SimpleNamespace(suspend=self._suspend)
-        self.keeper = Keeper(deps, sleep, nothing, self._act("destroy"), self._act("freeze"))
+        disk = DiskGuard(deps, self._to(BoxState.FROZEN), self._to(BoxState.READY), lambda _path: self.free)
+        self.keeper = Keeper(deps, sleep, nothing, self._act("destroy"), self._act("freeze"), disk)
 
     def is_doing(self, state: RunState, reason: WaitReason | None = None) -> None:
         self.live.verdict = Verdict(state=state, reason=reason, since_ms=self.clock.wall)
@@ -82,6 +111,14 @@ class Watched:
                 raise NotNow("not now")
 
         return act
+
+    def _to(self, state: BoxState) -> Callable[[str], Awaitable[None]]:
+        async def go(name: str) -> None:
+            self.done.append(f"{state} {name}")
+            self.live.box = structs.replace(self.live.box, state=state)
+            await self.store.boxes.update(self.live.box)
+
+        return go
 
     async def _suspend(self, name: str, req: Any) -> None:
         await self._act("stop" if req.disk else "suspend")(name)
@@ -163,3 +200,61 @@ def test_what_could_not_be_done_is_tried_again_but_not_all_the_time(tmp_path: Pa
         assert w.done == ["destroy one", "destroy one"]
 
     watch(tmp_path, Lease(box="box_1", idle_min=1, on_idle="destroy"), play, trouble=True)
+
+
+def test_boxes_stand_still_on_a_disk_that_is_nearly_full_and_go_on_when_there_is_room(tmp_path: Path) -> None:
+    async def play(w: Watched) -> None:
+        w.free = HOLD_BYTES - 1
+        w.ground.flushed = 0
+        await w.minutes(2)
+        assert w.done == ["frozen one"] and w.live.box.problem == HELD
+        assert w.ground.flushed == 1, "what it wrote is put on the disk while there is room"
+        w.free = GO_BYTES - 1
+        await w.minutes(1)
+        assert w.done == ["frozen one"], "there is not enough room yet"
+        w.free = GO_BYTES
+        await w.minutes(1)
+        assert w.done == ["frozen one", "ready one"] and w.live.box.problem == ""
+        w.free = HOLD_BYTES
+        await w.minutes(1)
+        assert len(w.done) == 2, "above the line nobody is held"
+
+    watch(tmp_path, Lease(box="box_1", idle_min=600), play)
+
+
+def test_a_box_that_a_person_froze_stays_frozen_when_there_is_room(tmp_path: Path) -> None:
+    async def play(w: Watched) -> None:
+        await w._to(BoxState.FROZEN)("one")
+        w.done.clear()
+        w.free = HOLD_BYTES - 1
+        await w.minutes(1)
+        w.free = GO_BYTES
+        await w.minutes(1)
+        assert w.done == []
+
+    watch(tmp_path, Lease(box="box_1", idle_min=600), play)
+
+
+def test_the_end_of_a_turn_puts_what_was_written_on_the_disk_once(tmp_path: Path) -> None:
+    async def play(w: Watched) -> None:
+        before = w.ground.flushed
+        w.is_doing(RunState.WORKING)
+        await w.minutes(1)
+        assert w.ground.flushed == before
+        w.is_doing(RunState.WAITING, WaitReason.TURN_END)
+        await w.minutes(3)
+        assert w.ground.flushed == before + 1
+
+    watch(tmp_path, Lease(box="box_1", idle_min=600), play)
+
+
+def test_trouble_of_a_provider_is_told_once_and_so_is_its_end(tmp_path: Path) -> None:
+    async def play(w: Watched) -> None:
+        w.ground.trouble = "its disk went read-only"
+        await w.minutes(3)
+        w.ground.trouble = ""
+        await w.minutes(3)
+        told = [e.data["text"] for e in (await w.store.events.read()).events]
+        assert told == ["provider p is well again"]
+
+    watch(tmp_path, Lease(box="box_1", idle_min=600), play)

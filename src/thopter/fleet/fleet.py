@@ -17,6 +17,7 @@ from thopter.fleet.audit import Audits
 from thopter.fleet.crew import UP, Crew
 from thopter.fleet.deps import Deps, request_mark
 from thopter.fleet.dials import Dials
+from thopter.fleet.disk_guard import DiskGuard
 from thopter.fleet.doctor import doctor
 from thopter.fleet.egress import Egress
 from thopter.fleet.end import end_box
@@ -105,7 +106,8 @@ class Fleet:
         self.snapshots = Snapshots(deps)
         self.sleep = Sleep(deps)
         self.pool = WarmPool(deps, self._acceptor)
-        self.keeper = Keeper(deps, self.sleep, self.snapshots, self.destroy, self.freeze, self.thaw)
+        disk = DiskGuard(deps, self.freeze, self.thaw)
+        self.keeper = Keeper(deps, self.sleep, self.snapshots, self.destroy, self.freeze, disk)
         self._crew.before_flows.append(partial(mend, deps, self._crew.saver))
         self.problem = ""
 

@@ -29,8 +29,8 @@ TICK_S = 2.0
 
 
 class Keeper:
-    """One per hub; ``watch`` runs as long as the hub. ``destroy``, ``freeze`` and ``thaw`` are the
-    fleet's own."""
+    """One per hub; ``watch`` runs as long as the hub. ``destroy`` and ``freeze`` are the fleet's
+    own."""
 
     def __init__(
         self,
@@ -39,14 +39,14 @@ class Keeper:
         snapshots: Snapshots,
         destroy: Callable[[str], Awaitable[object]],
         freeze: Callable[[str], Awaitable[object]],
-        thaw: Callable[[str], Awaitable[object]],
+        disk: DiskGuard,
     ) -> None:
         self.deps = deps
         self._sleep = sleep
         self._snapshots = snapshots
         self._destroy = destroy
         self._freeze = freeze
-        self._disk = DiskGuard(deps, freeze, thaw)
+        self._disk = disk
         self._wall = 0
         self._mono = 0.0
         self._trouble: dict[str, str] = {}  # provider -> what is wrong with all its boxes
