@@ -76,6 +76,74 @@ def test_policies_that_come_into_force_are_recorded_also_a_file_that_is_no_good(
     file.unlink()
 
 
+LISTED = """
+[policies.default]
+extends = "default"
+[policies.default.commands]
+mode = "listed"
+allow = [["echo", "*"], ["printf", "%s", "**"]]
+"""
+
+
+def test_a_command_that_is_not_listed_is_refused_whatever_way_it_comes_and_is_on_record(made: Lab) -> None:
+    file = made.paths.config / "policy.toml"
+    file.write_text(LISTED)
+    try:
+        made.until("it holds", lambda: made.run("exec", "heron", "--", "id", check=False).returncode == 6)
+        assert made.run("exec", "heron", "--", "echo", "a; id").stdout == "a; id\n", "no shell reads it"
+        before = len(_lines(made, "--kind", "person.refused"))
+        ways = (
+            ("exec", "heron", "--", "echo", "-e", "x"), ("exec", "heron", "--", "/bin/echo", "x"),
+            ("exec", "heron", "-e", "A=1", "--", "echo", "x"),
+            ("exec", "heron", "--cwd", "/tmp", "echo", "x"),
+            ("exec", "heron", "--", "sh", "-c", "echo x"), ("exec", "heron", "-t", "--", "echo", "x"),
+            ("ssh", "heron"), ("ssh", "heron", "echo", "x"),
+        )  # fmt: skip
+        for argv in ways:
+            done = made.run(*argv, check=False)
+            assert (done.returncode, done.stdout) == (6, ""), argv
+        found = _lines(made, "--kind", "person.refused")
+        assert len(found) == before + len(ways)
+        assert found[-1]["data"]["argv"] == ["bash", "-l", "-c", 'exec "$@"', "bash", "echo", "x"]
+        assert "printf %s **" in made.run("policy", "explain", "heron").stdout
+        refused = made.run("run", "--post-create", "id", "-d", "say hello", check=False)
+        assert refused.returncode == 6, refused.stderr
+    finally:
+        file.unlink()
+    made.until("it is over", lambda: made.run("exec", "heron", "--", "id", check=False).returncode == 0)
+
+
+def test_isolation_and_limits_of_a_policy_hold_and_strangers_text_gets_the_stricter_one(made: Lab) -> None:
+    done = made.run("run", "--trust", "outsider", "-d", "mend it", check=False)
+    assert done.returncode == 5
+    assert (
+        "policy outsider (its text is by a person trusted as outsider) asks for isolation 'vm'" in done.stderr
+    )
+    file = made.paths.config / "policy.toml"
+    file.write_text('[trust]\noutsider = "small"\n[policies.small]\nextends = "closed"\n'
+                    'isolation = "namespaces"\n[policies.small.box]\nmemory_mb = 700\n')  # fmt: skip
+    try:
+        made.until("it is in force", lambda: made.run("policy", "show", "small", check=False).returncode == 0)
+        too_much = made.run(
+            "run", "--trust", "outsider", "-d", "mend it", check=False, env={"THOPTER_BOX_MEMORY_MB": "900"}
+        )
+        assert too_much.returncode == 5 and "allows a box 700 MiB of memory, not 900" in too_much.stderr
+        made.run("run", "--name", "wren", "--trust", "outsider", "-d", "say hello")
+        told = made.run("policy", "explain", "wren").stdout
+        assert "policy small: its text is by a person trusted as outsider" in told
+        assert "isolation namespaces" in told and "memory_mb 700" in told
+        db = sqlite3.connect(f"file:{made.paths.state / 'hub.db'}?mode=ro", uri=True)
+        row = db.execute("SELECT limits FROM boxes WHERE name = 'wren'").fetchone()
+        trust = db.execute("SELECT trust FROM intents ORDER BY created_ms DESC LIMIT 1").fetchone()
+        db.close()
+        assert json.loads(row[0])["memory_bytes"] == 700 << 20
+        assert trust == ("outsider",)
+        born = [x for x in _lines(made, "--box", "wren") if x["kind"] == "run.created"]
+        assert (born[0]["data"]["policy"], born[0]["data"]["trust"]) == ("small", "outsider")
+    finally:
+        file.unlink()
+
+
 def test_follow_shows_what_comes_and_since_what_was(made: Lab) -> None:
     argv = [sys.executable, "-m", "thopter.cli.main", "audit", "-f", "-n", "1", "--json", "--kind", "person."]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, env=made.env, cwd=made.folder)

@@ -121,6 +121,8 @@ def explain(app: App, name: str, as_json: bool) -> None:
     if as_json:
         return app.json(found)
     app.out(f"{found.name} has policy {found.policy}: {one_line(found.why, 200)}")
+    if found.isolation:
+        app.out(f"  its box: isolation {found.isolation}")
     for grant in found.grants:
         app.out(f"  a person allowed it {one_line(grant.host, 260)} port {grant.port}")
     if found.info is None:
@@ -147,6 +149,26 @@ def _print(app: App, info: PolicyInfo) -> None:
     app.out(f"  everything else: {'a person is asked' if unknown == 'ask' else 'denied'}")
     limits: dict[str, Any] = fields.get("limits", {})
     app.out("  limits: " + ", ".join(f"{k} {v:g}" for k, v in limits.items() if v))
+    _walls(app, fields)
+
+
+def _walls(app: App, fields: dict[str, Any]) -> None:
+    """How strong its boxes are, and what may be run in them by hand."""
+    isolation = fields.get("isolation", "any")
+    if isolation != "any":
+        app.out(f"  isolation: {isolation} or stronger")
+    most: dict[str, Any] = fields.get("box", {})
+    if any(most.values()):
+        app.out("  a box has at most: " + ", ".join(f"{k} {v:g}" for k, v in most.items() if v))
+    commands: dict[str, Any] = fields.get("commands", {})
+    mode = commands.get("mode", "any")
+    if mode == "any":
+        return
+    whom = "everybody" if commands.get("admins", True) else "who has not the scope admin"
+    files = "files may be carried" if commands.get("files") else "no files may be carried"
+    app.out(f"  commands by hand: {mode}, for {whom}; {files}")
+    for words in commands.get("allow", []):
+        app.out("    " + one_line(" ".join(repr(w) if " " in w or not w else w for w in words), 300))
 
 
 def _rule(rule: dict[str, Any]) -> str:

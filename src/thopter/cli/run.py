@@ -53,6 +53,12 @@ def start_options(command: Any) -> Any:
 )
 @click.option("--model", metavar="MODEL", help="The model the agent shall use.")
 @click.option("--permission-mode", metavar="MODE", help="The agent's permission mode in its box.")
+@click.option(
+    "--trust",
+    type=click.Choice(["operator", "writer", "outsider"]),
+    default="operator",
+    help="Who wrote the task's text: you, a person who may write to the repository, others.",
+)
 @start_options
 @furnish_options
 @json_option()
@@ -81,6 +87,7 @@ def run(
         agent=agent,
         model=model or _local_setting(app, f"agents.{agent}.model"),
         permission_mode=permission_mode or _local_setting(app, f"agents.{agent}.permission_mode"),
+        trust=start["trust"],
         **_start(app, start),
     )
     accepted = _ask(app, lambda: app.hub.run(request))

@@ -18,16 +18,18 @@ from thopter.fleet.facts import complete_enough, snapshot_ready
 from thopter.fleet.furnish import WORK, Stage, check_uploads
 from thopter.fleet.launch import FlyArgs, new_limits, new_token
 from thopter.fleet.lease import new_lease
-from thopter.fleet.ports import HOME
+from thopter.fleet.ports import HOME, Chosen
 from thopter.fleet.take import TakeArgs, claim, hand_over
 from thopter.fleet.tell import check_text
+from thopter.fleet.walls import capped, check_walls
 from thopter.fleet.warm import offers, recipe, speakable
 from thopter.kit import failpoint
+from thopter.kit.caller import caller
 from thopter.kit.instructions import read_instructions
 from thopter.kit.names import friendly
 from thopter.kit.settings import parse
 from thopter.model.api import Accepted, RunRequest
-from thopter.model.errors import BadInput, NotFound, Refused, StorageFull, ThopterError
+from thopter.model.errors import BadInput, NotAllowed, NotFound, Refused, StorageFull, ThopterError
 from thopter.model.events import Event
 from thopter.model.ids import BoxId, RunId, check_name, new_id
 from thopter.model.nouns import Box, BoxState, Lease, Run, RunState, Snapshot
@@ -66,6 +68,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
     args: FlyArgs
     lease: Lease
     flow: str
+    trust: str = "operator"
 
     def record(self, tx: Tx, names: list[str]) -> Intent:
         """Record box, run, lease and intent; returns the intent."""
@@ -74,14 +77,16 @@ class Wanted(Struct, frozen=True, kw_only=True):
         tx.leases.put(self.lease)
         request = structs.asdict(structs.replace(self.args, name=box.name))
         now = self.run.created_ms
-        intent = Intent(id=self.flow, kind="fly", request=request, created_ms=now, flow=self.flow)
+        intent = Intent(
+            id=self.flow, kind="fly", request=request, created_ms=now, flow=self.flow, trust=self.trust
+        )
         created = Event(
             kind="run.created",
             at_ms=now,
             box=box.id,
             run=self.run.id,
             flow=self.flow,
-            data={"name": box.name},
+            data={"name": box.name, "policy": box.memory["policy"]["name"], "trust": self.trust},
         )
         tx.events.append([created])
         return tx.intents.add(intent)
@@ -151,7 +156,11 @@ class Acceptor:
         saved = await self._saved(req)
         now = self.deps.clock.now_ms()
         ids = Ids.make(now)
-        box, run = self._records(req, ids, now, saved)
+        chosen = self.deps.policies.choose(req.policy, req.repo, req.trust)
+        provider = saved.provider if saved else str(self.deps.settings.get("provider"))
+        await check_walls(self.deps, provider, chosen)
+        self._may_post_create(req, chosen)
+        box, run = self._records(req, ids, now, saved, chosen)
         settings = await self._agent_settings(req)
         staged = await asyncio.to_thread(self._stage.put, ids.flow, req.furnishing.uploads)
         args = FlyArgs(
@@ -172,7 +181,7 @@ class Acceptor:
             post_create=req.furnishing.post_create or str(self.deps.settings.get("box.post_create")),
         )
         lease = new_lease(ids.box, self.deps.settings, now, req.keep_alive, req.idle_timeout)
-        return Wanted(box=box, run=run, args=args, lease=lease, flow=ids.flow)
+        return Wanted(box=box, run=run, args=args, lease=lease, flow=ids.flow, trust=req.trust)
 
     async def _agent_settings(self, req: RunRequest) -> dict[str, Any]:
         """What the agent of this run is told, as things are now."""
@@ -184,8 +193,20 @@ class Acceptor:
         settings["env"] = {v.name: v.value for v in await self.deps.store.variables.all()}
         return settings
 
-    def _records(self, req: RunRequest, ids: Ids, now: int, saved: Snapshot | None) -> tuple[Box, Run]:
+    def _may_post_create(self, req: RunRequest, chosen: Chosen) -> None:
+        """A command that comes with a request is run by hand too, and a shell reads it."""
+        command = req.furnishing.post_create
+        if command:
+            argv, name = ("/bin/sh", "-c", command), chosen["name"]
+            why = self.deps.policies.may_run(name, argv, (), "", WORK, False, caller.get().admin)
+            if why:
+                raise NotAllowed(why, hint="start it without a post-create command of its own")
+
+    def _records(
+        self, req: RunRequest, ids: Ids, now: int, saved: Snapshot | None, chosen: Chosen
+    ) -> tuple[Box, Run]:
         """The box and the run as they are first recorded."""
+        asked = _limits(req.furnishing.limits)
         box = Box(
             id=ids.box,
             name=req.name,
@@ -194,8 +215,8 @@ class Acceptor:
             state=BoxState.CREATING,
             created_ms=now,
             changed_ms=now,
-            limits=new_limits(self.deps.settings.section("box") | _limits(req.furnishing.limits)),
-            memory={"flow": ids.flow, "policy": self.deps.policies.choose(req.policy, req.repo)},
+            limits=capped(new_limits(self.deps.settings.section("box") | asked), chosen, asked),
+            memory={"flow": ids.flow, "policy": dict(chosen)},
         )
         run = Run(
             id=ids.run,

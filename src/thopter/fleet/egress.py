@@ -42,12 +42,18 @@ _KEPT = ("verdict", "code", "reason", "scheme", "method", "host", "port", "path"
 Spawn = Callable[[str, Coroutine[Any, Any, Any]], object]
 
 
-async def route_of(deps: Deps, box: Box, run: Run | None) -> EgressRoute:
-    """How a box may go out: the policy chosen for it and what it was allowed besides."""
+def policy_of(deps: Deps, box: Box, run: Run | None) -> str:
+    """The name of the policy chosen for a box."""
     policy = str(chosen(box).get("name") or "")
     if not policy:  # made before there were policies, or ahead of its run
         source = run.repo.source if run is not None and run.repo is not None else ""
         policy = str(deps.policies.choose("", source)["name"])
+    return policy
+
+
+async def route_of(deps: Deps, box: Box, run: Run | None) -> EgressRoute:
+    """How a box may go out: the policy chosen for it and what it was allowed besides."""
+    policy = policy_of(deps, box, run)
     grants = tuple((g.host, g.port) for g in await deps.store.egress.grants(box.id))
     return EgressRoute(name=box.name, policy=policy, grants=grants)
 
@@ -155,6 +161,7 @@ class Egress:
             ],
             lines=lines[-limit:],
             info=self._deps.policies.info(route.policy),
+            isolation=box.isolation or "",
         )
 
     # ------------------------------------------------------------------------------ allowing

@@ -9,8 +9,8 @@ from functools import partial
 
 from msgspec import Struct, structs
 
-from thopter.fleet import person, work
 from thopter.fleet import tell as telling
+from thopter.fleet import work
 from thopter.fleet.accept import Acceptor
 from thopter.fleet.approvals import Approvals
 from thopter.fleet.audit import Audits
@@ -27,6 +27,7 @@ from thopter.fleet.keeper import Keeper
 from thopter.fleet.launch import GIT_PORT, routes
 from thopter.fleet.live import LiveBox
 from thopter.fleet.notes import Notes
+from thopter.fleet.person import Hands
 from thopter.fleet.places import places_of
 from thopter.fleet.pool import WarmPool
 from thopter.fleet.saving import mend
@@ -102,6 +103,7 @@ class Fleet:
         self.approvals = Approvals(deps, self._crew)
         self.usage = Usages(deps)
         self.audit = Audits(deps)
+        self._hands = Hands(deps, self.audit)
         self.logs = SessionLogs(deps)
         self.snapshots = Snapshots(deps)
         self.sleep = Sleep(deps)
@@ -172,7 +174,7 @@ class Fleet:
         box = await self._find(name)
         if box.state is BoxState.CREATING:
             raise NotNow(f"{box.name} is still being created", hint=f"wait for it: 'thopter wait {box.name}'")
-        await self.audit.act("person.destroy", box)
+        await self.audit.act("destroy.asked", box)
         flow = await end_box(self.deps, box)
         return Accepted(flow=flow, name=box.name, box=box.id)
 
@@ -330,7 +332,7 @@ class Fleet:
         live, run = await self._live(name)
         link = await live.link()
         where = cwd or run.cwd or places_of(live.box).work
-        await person.command(self.audit, live.box, run, argv, env, where, pty is not None)
+        await self._hands.command(live.box, run, argv, env, where, pty is not None)
         opened = link.open_exec(list(argv), env=env, cwd=where, pty=pty, stdin=stdin)
         with live.person(pty is not None):
             async with opened as session:
@@ -339,13 +341,13 @@ class Fleet:
     async def put(self, name: str, path: str, body: AsyncIterator[bytes]) -> int:
         """Write a file in the box, atomically."""
         live, run = await self._live(name)
-        await self.audit.act("person.put", live.box, {"path": path}, run.id)
+        await self._hands.file("put", live.box, run, path)
         return await (await live.link()).put_stream(path, body)
 
     async def fetch(self, name: str, path: str) -> AsyncIterator[bytes]:
         """Read a file of the box."""
         live, run = await self._live(name)
-        await self.audit.act("person.fetch", live.box, {"path": path}, run.id)
+        await self._hands.file("fetch", live.box, run, path)
         async for chunk in (await live.link()).fetch_stream(path):
             yield chunk
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct, structs, to_builtins
 
-from thopter.fleet import boxnet, status_tool
+from thopter.fleet import boxnet, status_tool, walls
 from thopter.fleet.branch import own_branch
 from thopter.fleet.deps import Deps
 from thopter.fleet.furnish import Furnisher, Staged, repos_of
@@ -162,6 +162,7 @@ class Launcher:
         provider = await self._provider(args)
         box = await self.deps.store.boxes.get(args.box)
         handle = await provider.ensure(box_spec(box, args.token, self.deps.owner))
+        walls.hold(box, handle.isolation)
         changed = structs.replace(
             box,
             state=BoxState.READY,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from msgspec import Struct
 
@@ -103,6 +103,17 @@ class Gateways(Protocol):
         """Look at the policy file now and serve every box by what it says."""
 
 
+class Chosen(TypedDict):
+    """A policy chosen for a box, as kept with the box. ``ca``: it opens TLS; ``isolation``: the weakest
+    kind of box it takes; ``most``: limits of the box, 0 for none."""
+
+    name: str
+    why: str
+    ca: bool
+    isolation: str
+    most: dict[str, float]
+
+
 class Policies(Protocol):
     """The policies in force on this hub; see ``docs/reference/policy.md``."""
 
@@ -110,8 +121,24 @@ class Policies(Protocol):
     def problem(self) -> str:
         """Why the policy file is not in force; empty when it is."""
 
-    def choose(self, wanted: str, repo: str) -> dict[str, object]:
-        """The policy for a new box: ``{name, why, ca}``; NotFound when there is none of that name."""
+    def choose(self, wanted: str, repo: str, trust: str = "") -> Chosen:
+        """The policy for a new box; ``trust``: how far the author of its text is trusted. NotFound when
+        there is none of that name."""
+
+    def may_run(
+        self,
+        policy: str,
+        argv: Sequence[str],
+        env: Sequence[str],
+        cwd: str,
+        home: str,
+        terminal: bool,
+        admin: bool,
+    ) -> str:
+        """Why a command may not be run by hand, "" when it may; ``home``: where the run's work is."""
+
+    def may_carry(self, policy: str, admin: bool) -> str:
+        """Why files may not be put or fetched by hand, "" when they may."""
 
     def canonical(self, host: str) -> str:
         """The one spelling of a host; BadInput when it can't be one."""

@@ -12,14 +12,19 @@ import hashlib
 import logging
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from msgspec import structs, to_builtins
 
+from thopter.fleet.ports import Chosen
+from thopter.gateway.policy import commands
+from thopter.gateway.policy.commands import Wish
 from thopter.gateway.policy.explain import try_url
 from thopter.gateway.policy.hosts import BadHost, canonical_host
-from thopter.gateway.policy.model import Allow, Deny, Policy, Rule
+from thopter.gateway.policy.model import Allow, Commands, Deny, Policy, Rule
 from thopter.gateway.policy.read import Book, PolicyError, read_book
 from thopter.gateway.policy.shipped import SHIPPED
 from thopter.hub.shelf_edit import with_host
@@ -28,13 +33,21 @@ from thopter.kit.secrets import SecretStore, write_private
 from thopter.model.api import Check
 from thopter.model.api.egress import Finding, Findings, PolicyInfo, Verdict
 from thopter.model.api.egress import PolicyBook as BookView
-from thopter.model.errors import BadInput, NotFound, Refused
+from thopter.model.errors import BadInput, NotFound, Refused, ThopterError
 
 log = logging.getLogger(__name__)
 _CLOSED = Policy(
-    name="closed", doc="Nothing: the policy file can't be used and there was no good one before."
+    name="closed",
+    doc="Nothing: the policy file can't be used and there was no good one before.",
+    commands=Commands(mode="none", admins=False),  # who may mend the file may look into the box
 )
 _MAX = 1 << 20
+
+
+class _Kept(NamedTuple):
+    """The text of the policies in force, which is to be kept."""
+
+    text: str
 
 
 class Shelf:
@@ -48,6 +61,7 @@ class Shelf:
         self._ca_folder = paths.state / "egress-ca"
         self._secrets = secrets
         self._seen: object = None
+        self._unkept: _Kept | None = None
         self._ca: tuple[str, str] | None = None
         self.source = "shipped"
         self.book = Book(policies=dict(SHIPPED))
@@ -57,6 +71,8 @@ class Shelf:
 
     def poll(self) -> bool:
         """Look at the file; True when other policies are in force now. Blocking."""
+        if self._unkept:
+            self._keep(self._unkept)
         if self._stamp() == self._seen:
             return False
         before = self.book
@@ -86,9 +102,20 @@ class Shelf:
                 self.source = "last good"
             return
         self.problem, self.source = "", "file" if text is not None else "shipped"
-        if text is not None:
+        if text is not None or self._good.exists():
+            self._keep(_Kept(text or ""))
+
+    def _keep(self, kept: _Kept) -> None:
+        """Keep a copy of what is in force for a hub that finds the file broken when it starts. When there
+        is no room for it the policies hold all the same, and it is tried again."""
+        try:
             private_dir(self._good.parent)
-            write_private(self._good, text.encode())
+            write_private(self._good, kept.text.encode())
+            self._unkept = None
+        except (OSError, ThopterError) as e:
+            if self._unkept is None:
+                log.error("%s can't be written: %s", self._good, e)
+            self._unkept = kept
 
     def _fall_back(self) -> None:
         try:
@@ -97,7 +124,7 @@ class Shelf:
                 raise Refused("there is none")
             self.book, self.source = read_book(text, SHIPPED), "last good"
         except (PolicyError, Refused):
-            closed = {n: structs.replace(_CLOSED, name=n) for n in SHIPPED}
+            closed = {n: structs.replace(_CLOSED, name=n, isolation=p.isolation) for n, p in SHIPPED.items()}
             self.book, self.source = Book(policies=closed, default="closed"), "closed"
 
     # ------------------------------------------------------------------------------ choosing
@@ -106,10 +133,12 @@ class Shelf:
         """The policy of that name; one that allows nothing when it is no longer there."""
         return self.book.policies.get(name) or structs.replace(_CLOSED, name=name)
 
-    def choose(self, wanted: str, repo: str) -> dict[str, object]:
+    def choose(self, wanted: str, repo: str, trust: str = "") -> Chosen:
         """See the port."""
+        by_trust = {"outsider": "outsider", **self.book.trust}
         ways = (
             (wanted, "asked for"),
+            (by_trust.get(trust, ""), f"its text is by a person trusted as {trust}"),
             (self.book.for_repo(repo) if repo else "", f"policy.toml says so for {repo}"),
             (self.setting, "setting policy"),
             (self.book.default, "the default"),
@@ -118,7 +147,27 @@ class Shelf:
         if name not in self.book.policies:
             known = ", ".join(sorted(self.book.policies))
             raise NotFound(f"there is no policy {name!r} ({why})", hint=f"known: {known}")
-        return {"name": name, "why": why, "ca": self.book.policies[name].inspects}
+        policy = self.book.policies[name]
+        most = {k: float(v) for k, v in to_builtins(policy.box).items()}
+        return Chosen(name=name, why=why, ca=policy.inspects, isolation=policy.isolation, most=most)
+
+    def may_run(
+        self,
+        policy: str,
+        argv: Sequence[str],
+        env: Sequence[str],
+        cwd: str,
+        home: str,
+        terminal: bool,
+        admin: bool,
+    ) -> str:
+        """See the port."""
+        wish = Wish(argv=tuple(argv), env=tuple(env), cwd=cwd, home=home, terminal=terminal, admin=admin)
+        return commands.may_run(wish, self.get(policy))
+
+    def may_carry(self, policy: str, admin: bool) -> str:
+        """See the port."""
+        return commands.may_carry(admin, self.get(policy))
 
     def canonical(self, host: str) -> str:
         """See the port."""
@@ -199,6 +248,14 @@ class Shelf:
         else:
             text = f"{self.source} policies; default: {self.setting or self.book.default}"
             found.append(Check(name="policy", level="ok", text=text))
+        if self._unkept:
+            text = (
+                f"{self._good.name} can't be written: a hub that starts now would not know the last good ones"
+            )
+            found.append(Check(name="policy copy", level="warn", text=text, fix="free some space"))
+        if self.setting and self.setting not in self.book.policies:
+            text = f"the setting policy names {self.setting}, and there is none: new thopters are refused"
+            found.append(Check(name="policy setting", level="fail", text=text, fix="thopter policy show"))
         wanted = {c.secret for p in self.book.policies.values() for c in p.credentials}
         have = set(await asyncio.to_thread(self._secrets.names)) if wanted else set()
         for name in sorted(wanted - have):

@@ -11,6 +11,7 @@ import msgspec
 
 from thopter.gateway.http1 import safe_value
 from thopter.gateway.policy import keys
+from thopter.gateway.policy.commands import read_commands
 from thopter.gateway.policy.hosts import BadHost, canonical_host, canonical_pattern
 from thopter.gateway.policy.model import Credential, Policy, Rule
 from thopter.gateway.policy.paths import check_pattern
@@ -108,6 +109,8 @@ def _policy(check: Checker, name: str, table: Mapping[str, Any], base: Policy) -
         git=_group(check, (*where, "git"), table, base.git, keys.GIT),
         budgets=_group(check, (*where, "budgets"), table, base.budgets, keys.BUDGETS),
         limits=_group(check, (*where, "limits"), table, base.limits, keys.LIMITS),
+        box=_group(check, (*where, "box"), table, base.box, keys.BOX),
+        commands=read_commands(check, (*where, "commands"), table.get("commands", {}), base.commands),
         **simple,
     )
     _contradictions(check, where, policy, rules)

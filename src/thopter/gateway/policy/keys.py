@@ -10,8 +10,8 @@ from thopter.gateway.policy.registries import REGISTRIES
 
 
 class Key(Struct, frozen=True, kw_only=True):
-    """``kind``: text, number, bool, list (of texts), table, tables (an array). ``enforced`` false: read
-    and checked, but nothing acts on it yet, which ``policy check`` says."""
+    """``kind``: text, number, bool, list (of texts), lists (of lists), table, tables (an array).
+    ``enforced`` false: read and checked, but nothing acts on it yet, which ``policy check`` says."""
 
     kind: str
     doc: str
@@ -27,6 +27,7 @@ def _(kind: str, doc: str, **more: Any) -> Key:
 FILE = {
     "default": _("text", "Policy of every run for which nothing else is chosen; empty means `default`."),
     "repos": _("table", "Policy by repository: a source as given to `--repo`, exact or ending in `*`."),
+    "trust": _("table", "Policy by who wrote the text that a run works on; see the keys of trust."),
     "policies": _("table", "The policies, by name."),
 }
 POLICY = {
@@ -46,11 +47,13 @@ POLICY = {
     "ask_seconds": _("number", "How long a connection is held for an answer.", most=600),
     "isolation": _(
         "text", "The weakest kind of box that a run may have.",
-        choices=("any", "namespaces", "gvisor", "vm"), enforced=False,
+        choices=("any", "namespaces", "gvisor", "vm"),
     ),
     "git": _("table", "Rights on the repository; see the keys of git."),
     "budgets": _("table", "What a run may spend; see the keys of budgets."),
     "limits": _("table", "Bounds of a box's traffic; see the keys of limits."),
+    "commands": _("table", "What may be run in the box by hand; see the keys of commands."),
+    "box": _("table", "The most that a box may have; see the keys of box."),
 }  # fmt: skip
 HOST = {
     "host": _("list", "One host or several: `api.example.com`, `*.example.com`, an address."),
@@ -92,6 +95,30 @@ LIMITS = {
     "idle_seconds": _("number", "A connection on which nothing moves for so long is closed.", most=86400),
 }
 
+COMMANDS = {
+    "mode": _(
+        "text", "`any`: whatever is asked for; `listed`: what `allow` has; `none`.",
+        choices=("any", "listed", "none"),
+    ),
+    "allow": _(
+        "lists", 'Argument lists, word for word: `["git", "status"]`; `*` is one word that is no option, '
+        "a last `**` any number of them.",
+    ),
+    "admins": _("bool", "Whether it holds for those too who may change the policy; by default it does."),
+    "files": _("bool", "Whether files may be put and fetched by hand though not all may be run."),
+    "terminal": _("bool", "Whether listed commands may have a terminal (pagers offer a shell there)."),
+}  # fmt: skip
+BOX = {
+    "memory_mb": _("number", "The most memory of a box, in MiB; 0 means that the policy sets no bound."),
+    "pids": _("number", "The most processes; 0: no bound of the policy."),
+    "cpus": _("number", "The most processors; 0: no bound of the policy."),
+    "disk_mb": _("number", "The most disk, in MiB; 0: no bound of the policy."),
+}
+TRUST = {
+    "writer": _("text", "Policy of runs whose text is by people who may write to the repository."),
+    "outsider": _("text", "Policy of runs whose text is by others; by default `outsider`."),
+}
+
 SECTIONS = {
     "the file": FILE,
     "a policy": POLICY,
@@ -100,4 +127,7 @@ SECTIONS = {
     "git": GIT,
     "budgets": BUDGETS,
     "limits": LIMITS,
+    "commands": COMMANDS,
+    "box": BOX,
+    "trust": TRUST,
 }

@@ -76,6 +76,26 @@ class EgressLimits(Struct, frozen=True, kw_only=True):
     idle_seconds: int = 600
 
 
+class BoxLimits(Struct, frozen=True, kw_only=True):
+    """The most that a box may have; 0 means no bound of the policy's."""
+
+    memory_mb: int = 0
+    pids: int = 0
+    cpus: float = 0.0
+    disk_mb: int = 0
+
+
+class Commands(Struct, frozen=True, kw_only=True):
+    """What may be run in a box by hand. ``allow``: argument lists; ``admins``: held are also those who may
+    change the policy; ``files``: files may be carried; ``terminal``: commands may have one."""
+
+    mode: Literal["any", "listed", "none"] = "any"
+    allow: tuple[tuple[str, ...], ...] = ()
+    admins: bool = True
+    files: bool = False
+    terminal: bool = False
+
+
 class Policy(Struct, frozen=True, kw_only=True):
     """One named policy. ``deny`` beats every rule; among rules the most specific host decides."""
 
@@ -92,6 +112,8 @@ class Policy(Struct, frozen=True, kw_only=True):
     git: GitRights = GitRights()
     budgets: Budgets = Budgets()
     limits: EgressLimits = EgressLimits()
+    commands: Commands = Commands()
+    box: BoxLimits = BoxLimits()
 
     @property
     def inspects(self) -> bool:

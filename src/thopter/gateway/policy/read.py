@@ -36,11 +36,13 @@ class PolicyError(Exception):
 
 class Book(Struct, frozen=True, kw_only=True):
     """All policies. ``default`` names the one used when nothing else is chosen; ``repos`` are (pattern,
-    policy); ``warnings`` say what is allowed but unwise or without effect."""
+    policy); ``trust`` names those for the text of ``writer`` and ``outsider``; ``warnings`` say what is
+    allowed but unwise or without effect."""
 
     policies: dict[str, Policy]
     default: str = "default"
     repos: tuple[tuple[str, str], ...] = ()
+    trust: dict[str, str] = {}
     warnings: tuple[Problem, ...] = ()
 
     def for_repo(self, source: str) -> str:
@@ -114,6 +116,9 @@ def _typed(key: Key, value: Any) -> tuple[str, Any]:
             if key.choices and item not in key.choices:
                 return f"{str(item)[:40]!r} is not one of {', '.join(key.choices)}", None
         return "", items
+    if key.kind == "lists":
+        ok = isinstance(value, list) and all(isinstance(v, list) for v in value)
+        return ("", value) if ok else ('must be a list of lists: [["git", "status"]]', None)
     if key.kind == "tables":
         ok = isinstance(value, list) and all(isinstance(v, dict) for v in value)
         return ("", value) if ok else ("must be an array of tables: [[policies.NAME.hosts]]", None)
@@ -145,6 +150,12 @@ def read_book(text: str, shipped: Mapping[str, Policy]) -> Book:
             check.bad(("repos", pattern), "'*' can only be the last character")
         else:
             repos.append((pattern, name))
+    trust = check.table(("trust",), top.get("trust", {}), keys.TRUST)
+    for who, name in trust.items():
+        if name not in policies:
+            check.bad(("trust", who), f"there is no policy {name[:40]!r}")
     if check.problems:
         raise PolicyError(check.problems)
-    return Book(policies=policies, default=default, repos=tuple(repos), warnings=tuple(check.warnings))
+    return Book(
+        policies=policies, default=default, repos=tuple(repos), trust=trust, warnings=tuple(check.warnings)
+    )

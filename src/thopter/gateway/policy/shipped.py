@@ -23,4 +23,9 @@ SHIPPED: dict[str, Policy] = {
         unknown="ask",
     ),
     "closed": Policy(name="closed", doc="The model and the run's own repository, nothing else."),
+    "outsider": Policy(
+        name="outsider",
+        doc="For text by people who may not write to the repository: as closed, in a virtual machine.",
+        isolation="vm",
+    ),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -21,6 +21,7 @@ class RunRequest(Struct, kw_only=True):
     empty for none. ``branch``: where to start, default the repository's HEAD. ``name``: empty for
     a friendly one. ``snapshot``: start from that saved box (name or id), not from the default one;
     ``fresh``: from none. ``keep_alive``, ``idle_timeout``: minutes, 0 for no end, null for the settings'.
+    ``trust``: who wrote the prompt's text: the operator, somebody who may write to the repository, others.
     """
 
     prompt: str
@@ -36,6 +37,7 @@ class RunRequest(Struct, kw_only=True):
     idle_timeout: Annotated[int, Meta(ge=0, le=5_256_000)] | None = None
     furnishing: Furnishing = field(default_factory=Furnishing)
     policy: str = ""
+    trust: Literal["operator", "writer", "outsider"] = "operator"
 
 
 class CreateRequest(Struct, kw_only=True):

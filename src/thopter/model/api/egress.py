@@ -106,7 +106,8 @@ class Grant(Struct, kw_only=True):
 
 class EgressView(Struct, kw_only=True):
     """``GET /v1/thopters/{name}/egress``. ``why``: why it has that policy. ``up``: the gateway serves it.
-    ``lines``: refusals (from the events), and with ``all`` what the gateway's process still remembers."""
+    ``lines``: refusals (from the events), and with ``all`` what the gateway's process still remembers.
+    ``isolation``: of its box."""
 
     name: str
     policy: str
@@ -119,6 +120,7 @@ class EgressView(Struct, kw_only=True):
     grants: list[Grant] = field(default_factory=list)
     lines: list[EgressLine] = field(default_factory=list)
     info: PolicyInfo | None = None
+    isolation: str = ""
 
 
 class AllowRequest(Struct, kw_only=True):
