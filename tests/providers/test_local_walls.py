@@ -239,8 +239,10 @@ def test_boxd_is_out_of_reach_of_a_debugger_though_debuggers_work(lab: Lab, one:
         except OSError:
             return False
     child = subprocess.Popen(["sleep", "60"])
-    got = [seize(child.pid), seize(1), seize(2), reads(f"/proc/{child.pid}/environ"),
-           reads("/proc/1/environ"), reads("/proc/2/mem"), os.path.exists("/proc/1/root/bin")]
+    boxd = os.getppid()
+    assert b"thopter" in open(f"/proc/{boxd}/cmdline", "rb").read()
+    got = [seize(child.pid), seize(1), seize(boxd), reads(f"/proc/{child.pid}/environ"),
+           reads("/proc/1/environ"), reads(f"/proc/{boxd}/mem"), os.path.exists("/proc/1/root/bin")]
     child.kill()
     print(json.dumps(got))
     """

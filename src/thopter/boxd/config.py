@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, List, Mapping
 
 from thopter.boxd import wire
 
@@ -15,6 +15,7 @@ class Config:
     ``inotify`` false makes tail look at files again and again, for file systems that tell nothing.
     ``hook_port`` 0 takes any free port, -1 means no hook listener. ``hook_token`` must not be
     empty when there is one: hooks without a token would be open to whoever shares the loopback.
+    ``inherits``: see :class:`Inherits`.
     """
 
     def __init__(self, raw: Mapping[str, Any]) -> None:
@@ -35,6 +36,7 @@ class Config:
             isinstance(k, str) and k and "=" not in k and isinstance(v, str) for k, v in extra.items()
         ):
             raise ValueError("env must be an object of texts")
+        self.inherits = Inherits(raw.get("inherits", {}))
         if not isinstance(self.inotify, bool):
             raise ValueError("inotify must be true or false")
         self.env: Dict[str, str] = dict(extra)
@@ -59,6 +61,25 @@ class Config:
             env["THOPTER_NAME"] = self.name
         env.update(self.env)
         return {wire.to_bytes(k): wire.to_bytes(v) for k, v in env.items()}
+
+
+class Inherits:
+    """What the programs of a box bring along that were started in another one and forked with it:
+    they still show that box's token and name its run. ``{"run": …, "past": [[token, run], …]}``."""
+
+    def __init__(self, raw: Any) -> None:
+        past = raw.get("past", []) if isinstance(raw, dict) else None
+        if not isinstance(past, list) or not all(
+            isinstance(p, list) and len(p) == 2 and all(isinstance(t, str) and t for t in p) for p in past
+        ):
+            raise ValueError("inherits must have past, a list of tokens with their runs")
+        self.run = _text(raw, "run", "")
+        self.tokens: List[str] = [token for token, _ in past]
+        self._runs = {run for _, run in past}
+
+    def own(self, run: str) -> str:
+        """The run that is meant by ``run`` (or a life of it) here."""
+        return self.run if run.partition(".")[0] in self._runs else run
 
 
 def _text(raw: Mapping[str, Any], name: str, default: str) -> str:

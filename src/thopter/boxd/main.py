@@ -15,7 +15,7 @@ import time
 from functools import partial
 from typing import Any, Callable, Dict, Mapping, Optional, Set
 
-from thopter.boxd import execs, files, hooks, journal_op, procs, relay, tail, tmux, wire
+from thopter.boxd import execs, files, heir, hooks, journal_op, procs, relay, tail, tmux, wire
 from thopter.boxd.accept import Acceptor
 from thopter.boxd.box import Box
 from thopter.boxd.config import Config
@@ -68,6 +68,7 @@ class Server:
         self._ops: Dict[str, Opener] = {name: partial(opener, box) for name, opener in _OPS.items()}
         self._ops["run.start"] = box.runs.open_start
         self._ops["run.stop"] = box.runs.open_stop
+        self._ops["run.inherit"] = partial(heir.open_inherit, box.runs)
         self._immediate: Dict[str, Immediate] = {"hello": self._hello, "ping": _ping}
         self._acceptor = Acceptor(box.loop, listener, self._take)
         box.loop.soon(box.runs.adopt)

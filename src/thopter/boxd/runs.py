@@ -18,6 +18,7 @@ from thopter.boxd import fields, procfs, spawn, tmux, wire
 from thopter.boxd.box import Box
 from thopter.boxd.conn import Call, Channel, Handler
 from thopter.boxd.fields import OpError, Request, bad
+from thopter.boxd.heir import WAS
 from thopter.boxd.launcher import run_script, write_script
 from thopter.boxd.loop import describe, log
 from thopter.boxd.task import Lock, Promise, Task, sleep
@@ -104,7 +105,7 @@ class Runs:
                 exited.add(str(record.get("run")))
         for name in sorted(os.listdir(self._folder)):
             run = Run(name, f"{self._folder}/{name}")
-            if not _NAME.fullmatch(name) or not os.path.isdir(run.folder):
+            if not _NAME.fullmatch(name) or not os.path.isdir(run.folder) or os.path.islink(run.folder):
                 continue
             self._runs[name] = run
             run.session = run.read("session").decode("ascii", "replace").strip()
@@ -121,9 +122,32 @@ class Runs:
                 # Its folder is gone: the box was started anew, and nothing of it can be alive.
                 self._box.journal.append("run.exited", run=name, pid=pid, lost=True)
 
+    @property
+    def folder(self) -> str:
+        """Where the folders of runs are."""
+        return self._folder
+
+    def checked(self, name: str) -> str:
+        """``name`` when it can be a run's; raises OpError."""
+        if not _NAME.fullmatch(name):
+            raise bad("run must be 1 to 128 of letters, digits, '_', '.' and '-'")
+        return name
+
+    def get_or_make(self, name: str) -> Run:
+        """The run ``name``, known or not."""
+        return self._runs.get(name) or Run(name, f"{self._folder}/{name}")
+
+    def takes(self, run: Run) -> bool:
+        """Watch a run whose process is there already; False when it is not."""
+        if not self._appeared(run):
+            return False
+        self._runs[run.name] = run
+        self._observe(run)
+        return True
+
     def open_start(self, channel: Channel, request: Request) -> Handler:
         """Serve ``run.start``."""
-        name, session = _run_name(request), tmux.session_name(request, "agent")
+        name, session = self.checked(fields.string(request, "run")), tmux.session_name(request, "agent")
         argv, (cols, rows) = fields.argv(request), tmux.size(request)
         env = {**fields.environment(request, self._box.env)}
         cwd = fields.folder(request, "cwd", self._box.home)
@@ -146,7 +170,7 @@ class Runs:
 
     def open_stop(self, channel: Channel, request: Request) -> Handler:
         """Serve ``run.stop``: TERM, then KILL after ``grace_ms``, then whatever it left behind."""
-        name = _run_name(request)
+        name = self.checked(fields.string(request, "run"))
         grace = fields.integer(request, "grace_ms", 5000, 0, 600_000) / 1000
         run = self._runs.get(name)
         if run is None or not run.pid:
@@ -177,7 +201,8 @@ class Runs:
 
         Only among the descendants of our init: without a pid namespace others' processes are seen.
         """
-        marked = procfs.with_variable(b"THOPTER_RUN=" + run.name.encode("ascii"))
+        names = [run.name.encode("ascii"), *run.read(WAS).split()]
+        marked = {pid for name in names for pid in procfs.with_variable(b"THOPTER_RUN=" + name)}
         marked &= procfs.descendants([os.getppid()])
         pids = (procfs.descendants([run.pid]) | marked) - {run.pid}
         return {s.pid: s.started for s in (procfs.stat(pid) for pid in pids) if s is not None}
@@ -321,13 +346,6 @@ class Runs:
 def _note_defect(_value: Any, error: Optional[Exception]) -> None:
     if error is not None:
         log("defect: " + describe(error))
-
-
-def _run_name(request: Request) -> str:
-    name = fields.string(request, "run")
-    if not _NAME.fullmatch(name):
-        raise bad("run must be 1 to 128 of letters, digits, '_', '.' and '-'")
-    return name
 
 
 def _exit_status(pidfd: int) -> Optional[int]:

@@ -11,12 +11,12 @@ from thopter.model.nouns import Run
 
 _TIMEOUT_S = 120.0
 
-# Run in the box. Positional: folder, branch, user name, mail, url, box. The files and git's index stay
-# as they are, also in the middle of a merge; no process of before can hold a lock any more.
+# Run in the box. Positional: folder, branch, user name, mail, url, box, whether locks are old. The
+# files and git's index stay as they are, also in the middle of a merge.
 _SWITCH = """
 set -e
 cd "$1"
-rm -f .git/*.lock
+[ -z "$7" ] || rm -f .git/*.lock
 git config --global user.name "$3"
 git config --global user.email "$4"
 git config --global --replace-all safe.directory '*'
@@ -33,8 +33,9 @@ printf %s "$6" > .git/thopter-ready
 """
 
 
-async def own_branch(deps: Deps, link: BoxLink, run: Run, box: str, name: str) -> None:
+async def own_branch(deps: Deps, link: BoxLink, run: Run, box: str, name: str, locks: bool = True) -> None:
     """Point the clone in the box at ``thopter/<name>``, at the commit where it stands; safe to repeat.
+    ``locks``: no process of before can hold a lock any more, so those there are go.
 
     ProviderError when its git does not do it. Without a repository there is nothing to do."""
     user, email = deps.identity
@@ -42,7 +43,19 @@ async def own_branch(deps: Deps, link: BoxLink, run: Run, box: str, name: str) -
         await deps.mirrors.drop_branch(ref.slug, name)  # of an earlier thopter of that name
         url = f"http://127.0.0.1:{GIT_PORT}/r/{ref.slug}.git"
         result = await link.exec(
-            ["/bin/sh", "-c", _SWITCH, "sh", ref.folder or run.cwd, f"thopter/{name}", user, email, url, box],
+            [
+                "/bin/sh",
+                "-c",
+                _SWITCH,
+                "sh",
+                ref.folder or run.cwd,
+                f"thopter/{name}",
+                user,
+                email,
+                url,
+                box,
+                "old" if locks else "",
+            ],
             cwd="/",
             timeout=_TIMEOUT_S,
         )

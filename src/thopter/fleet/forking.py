@@ -17,6 +17,7 @@ from thopter.fleet.accept import Ids
 from thopter.fleet.branch import own_branch
 from thopter.fleet.deps import Deps
 from thopter.fleet.facts import facts_of, how_to_wake
+from thopter.fleet.forking_live import LiveForker, heritage
 from thopter.fleet.launch import box_spec, new_token
 from thopter.fleet.lease import new_lease
 from thopter.fleet.rouse import Rouser, Wish
@@ -24,7 +25,7 @@ from thopter.fleet.saving import Saver, describe, saves
 from thopter.fleet.tell import check_text
 from thopter.flow.engine import FlowContext
 from thopter.model.api.snapshots import ForkAccepted, ForkRequest
-from thopter.model.errors import Cancelled, NotFound, NotNow, Refused, ThopterError, Unsupported
+from thopter.model.errors import Cancelled, NotFound, NotNow, Refused, ThopterError
 from thopter.model.events import Event
 from thopter.model.ids import NAME_MAX, BoxId, RunId, check_name
 from thopter.model.nouns import Box, BoxState, Run, RunState, SnapshotKind
@@ -52,6 +53,7 @@ class ForkArgs(Struct, frozen=True, kw_only=True):
     snap: str
     prompt: str
     as_is: bool
+    live: bool = False
     forks: tuple[Fork, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -63,6 +65,7 @@ class Forker:
         self.deps = deps
         self.saver = saver
         self.rouser = Rouser(deps)
+        self.living = LiveForker(deps, saver)
         deps.engine.register("fork", self.fork, ForkArgs)
 
     # -------------------------------------------------------------------------------- accept
@@ -71,6 +74,8 @@ class Forker:
         """Record N boxes with their names and start the flow: durable when this returns."""
         box = await self.deps.store.boxes.find(name)
         self._check(box, req)
+        if req.live:
+            await self.living.check(box, req.prompt)
         run = await self.deps.crew.run_of(box.id)
         facts = await facts_of(self.deps, box)
         if run is None or facts is None:
@@ -92,7 +97,8 @@ class Forker:
                 wish = structs.replace(
                     box, id=BoxId(one.box), state=BoxState.CREATING, created_ms=now, changed_ms=now,
                     problem="", snapshot=snap.id, isolation=None,
-                    memory={"flow": flow} | {k: box.memory[k] for k in ("policy",) if k in box.memory},
+                    memory={"flow": flow} | {k: box.memory[k] for k in ("policy",) if k in box.memory}
+                    | (heritage(box, parent, facts.token, one.run) if req.live else {}),
                 )  # fmt: skip
                 taken = {f.name for f in made}
                 reserved = tx.boxes.reserve_name(wish, [n for n in wanted if n not in taken])
@@ -107,7 +113,7 @@ class Forker:
             tx.snapshots.insert(snap)
             args = ForkArgs(
                 box=box.id, name=box.name, snap=snap.id, prompt=req.prompt, as_is=req.as_is,
-                forks=tuple(made), settings=facts.settings,
+                live=req.live, forks=tuple(made), settings=facts.settings,
             )  # fmt: skip
             request = structs.asdict(args) | {"forks": [structs.asdict(f) for f in made]}
             return tx.intents.add(Intent(id=flow, kind="fork", request=request, created_ms=now, flow=flow))
@@ -118,12 +124,6 @@ class Forker:
         return ForkAccepted(flow=flow, names=[f.name for f in args.forks])
 
     def _check(self, box: Box, req: ForkRequest) -> None:
-        if req.live:
-            raise Unsupported(
-                "running processes can't be forked here: that takes CRIU 4.2 or newer, and the first process "
-                "of a local box can't be dumped by it",
-                hint=f"'thopter fork {box.name}' forks its files and its conversation",
-            )
         if req.prompt:
             check_text(req.prompt)
         if req.name:
@@ -161,9 +161,9 @@ class Forker:
             await step("box", lambda: self._box(args, one))
             await step("gateways", lambda: self.deps.crew.attach_gateways(one.box))
             if not args.as_is:
-                await step("repository", lambda: self._repository(one))
+                await step("repository", lambda: self._repository(args, one))
             await step("prepare", lambda: self.rouser.prepare(one.box, one.run))
-            started = await step("agent", lambda: self._agent(args, one))
+            started = await step("processes" if args.live else "agent", lambda: self._agent(args, one))
         except Cancelled:
             raise
         except ThopterError as e:
@@ -190,6 +190,8 @@ class Forker:
         await self.deps.crew.retire(one.box, RunState.FAILED, why)
 
     async def _snapshot(self, args: ForkArgs) -> int:
+        if args.live:
+            return await self.living.snapshot(args.box, args.snap, {f.run: _life(f) for f in args.forks})
         record = await self.deps.store.snapshots.get(args.snap)
         tags = {"kind": str(record.kind), "source": args.name}
         handle = await saves(self.deps, record.provider).snapshot(args.box, args.snap, tags)
@@ -210,18 +212,24 @@ class Forker:
         await live.link(30.0)
         return {"isolation": handle.isolation}
 
-    async def _repository(self, one: Fork) -> None:
+    async def _repository(self, args: ForkArgs, one: Fork) -> None:
         live = await self.deps.crew.adopt(one.box)
         run = await self.deps.store.runs.get(one.run)
-        await own_branch(self.deps, await live.link(30.0), run, one.box, one.name)
+        await own_branch(self.deps, await live.link(30.0), run, one.box, one.name, locks=not args.live)
 
     async def _agent(self, args: ForkArgs, one: Fork) -> dict[str, Any]:
-        wish = Wish(run=one.run, life=one.run + ".fork", spare=one.session, prompt=args.prompt)
+        if args.live:
+            return await self.living.start(one.box, args.snap, one.run, _life(one))
+        wish = Wish(run=one.run, life=_life(one), spare=one.session, prompt=args.prompt)
         return await self.rouser.start(one.box, wish, unless_running=False)
 
     async def _sign(self, args: ForkArgs, one: Fork) -> dict[str, Any]:
-        seen = await self.rouser.sign(one.box, one.run + ".fork", bool(args.prompt))
+        seen = await self.rouser.sign(one.box, _life(one), bool(args.prompt))
         return {"state": seen["state"], "problem": seen["problem"]}
+
+
+def _life(one: Fork) -> str:
+    return one.run + ".fork"
 
 
 def _candidates(name: str, req: ForkRequest) -> list[str]:

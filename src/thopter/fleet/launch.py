@@ -98,6 +98,7 @@ def box_spec(box: Box, token: str, owner: str) -> BoxSpec:
                 "hook_port": HOOK_PORT,
                 "env": {"THOPTER_NAME": box.name, "THOPTER_ID": box.id, "THOPTER_OWNER": owner},
                 "net_env": boxnet.variables(box),
+                "inherits": box.memory.get("inherits", {}),
             }
         },
     )

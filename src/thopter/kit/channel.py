@@ -54,6 +54,10 @@ class BoxLink:
             finally:
                 mux.close()
 
+    async def hello(self) -> dict[str, Any]:
+        """What boxd says of itself now."""
+        return await self._mux.ask({"op": "hello", "protocol": wire.PROTOCOL}, OP_TIMEOUT)
+
     async def lost(self) -> None:
         """Wait until the connection is lost."""
         await self._mux.lost.wait()
@@ -289,6 +293,10 @@ class BoxLink:
     async def run_stop(self, run: str, grace_ms: int = 5000) -> dict[str, Any]:
         """End an agent and all it started: ``{exit}``, ``{signal}`` or ``{lost: true}``."""
         return await self.call("run.stop", OP_TIMEOUT + grace_ms / 1000, run=run, grace_ms=grace_ms)
+
+    async def run_inherit(self, run: str, was: str) -> int:
+        """Let the run ``was``, whose processes were forked into this box, go on as ``run``; its pid."""
+        return int((await self.call("run.inherit", OP_TIMEOUT, run=run, was=was))["pid"])
 
     async def hook_answer(self, hook: str, status: int = 200, body: str = "") -> None:
         """Answer a held hook; NotFound when it does not wait any more."""

@@ -95,6 +95,10 @@ SETTINGS: tuple[Setting, ...] = (
         "forks) or plain folders; auto takes btrfs where it can be had.", ("auto", "btrfs", "plain"),
     ),
     Setting(
+        "local.criu", "auto", "The CRIU program (4.2 or newer) that forks running processes; auto takes the "
+        "one on PATH, off is none.",
+    ),
+    Setting(
         "box.post_create", "", "A shell command run in the work folder of each new box before its agent "
         "starts; when it fails, the box is not made.",
     ),

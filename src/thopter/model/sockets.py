@@ -237,6 +237,28 @@ class Snapshots(Protocol):
         kind, Unsupported where a tool it needs is missing (its hint says which)."""
 
 
+class LiveHandle(Struct, frozen=True, kw_only=True):
+    """A saved box that holds processes too. ``at_ms``: when they stood still (the hub's clock)."""
+
+    snapshot: SnapshotHandle
+    at_ms: int
+
+
+@runtime_checkable
+class ForksLive(Protocol):
+    """Saves running processes with the files, and starts them again in boxes made from that. Whether it
+    really can is in its caps, facet ``forks live``."""
+
+    async def snapshot_live(self, key: str, snap: str, tags: Mapping[str, str], root: int) -> LiveHandle:
+        """Like ``snapshot``, with the processes from ``root`` (a number inside the box) down; all of
+        one instant. They go on afterwards. Idempotent on ``snap``. NotNow when somebody outside them
+        is connected to them, Unsupported with what to do where it can't be had."""
+
+    async def start_live(self, key: str, snap: str) -> None:
+        """Start those processes in a box that was made from ``snap`` and in which only boxd has
+        run, under the numbers they had. Their connections are closed. Idempotent."""
+
+
 @runtime_checkable
 class Goldens(Protocol):
     """Keeps the read-only root that boxes start from."""

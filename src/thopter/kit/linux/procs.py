@@ -147,6 +147,15 @@ def first_of_namespace(pid: int) -> bool:
     return False
 
 
+def inner_pid(pid: int) -> int:
+    """Its number in the innermost pid namespace that it is in; 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as f:
+            return next((int(line.split()[-1]) for line in f if line.startswith(b"NSpid:")), 0)
+    except OSError:
+        return 0
+
+
 def first_titled(words: list[str]) -> list[int]:
     """The first processes of pid namespaces whose command line is the one word ``words``, joined."""
     title = " ".join(words)

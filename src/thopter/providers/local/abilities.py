@@ -54,8 +54,9 @@ def advice(problem: str) -> str:
     return problem
 
 
-def caps(maker: Maker, mode: Mode | None, problems: dict[str, str]) -> Caps:
-    """Put it together. ``mode`` None: no way works; ``problems``: isolation → why it does not."""
+def caps(maker: Maker, mode: Mode | None, problems: dict[str, str], no_live: str) -> Caps:
+    """Put it together. ``mode`` None: no way works; ``problems``: isolation → why it does not; ``no_live``:
+    why processes can't be forked."""
     missing = {name: advice(text) for name, text in problems.items()}
     if mode is None:
         weakest = Isolation(next(reversed(problems))) if problems else Isolation.NONE
@@ -95,6 +96,10 @@ def caps(maker: Maker, mode: Mode | None, problems: dict[str, str]) -> Caps:
             )
     else:
         missing["snapshots"] = f"boxes of isolation {mode.isolation} can't be saved, stopped or forked"
+    if not no_live:
+        facets.add("forks live")
+    elif mode.ours:
+        missing["forks live"] = f"'fork --live' can't be had: {no_live}"
     return Caps(
         isolation=mode.isolation, facets=frozenset(facets), limits=frozenset(limits), missing=missing
     )  # fmt: skip

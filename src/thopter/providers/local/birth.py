@@ -3,10 +3,11 @@ box's first process, and is gone.
 
 Order of things, and why. The builder makes every namespace while it still belongs to the outer user
 namespace, so the box has no power over its mounts, its network or its host name, whatever it
-becomes. The first process mounts /proc (only a member of the pid namespace can), then enters the
-box's own user namespace; the builder maps its ids, mounts the rest (idmapped by that very
-namespace) and pivots both of them. Until the builder says go, the first process only waits, and it
-ends if the builder does: nothing half-made can run.
+becomes. Only the pid namespace belongs to the box's own user namespace (decision 0022): a process
+between the two, the mother, enters that one, makes the pid namespace and bears the first process.
+The builder maps the box's ids, has /proc mounted (only a member of the pid namespace can), mounts the
+rest (idmapped by the box's user namespace) and pivots. Until the builder says go, the first
+process only waits, and it ends if the builder does: nothing half-made can run.
 
 A builder does the first half before it knows which box it will make: joining a cgroup costs an RCU
 grace period (5-12 ms measured), and a spare builder has that behind it.
@@ -30,8 +31,8 @@ from thopter.providers.local.order import TITLE, Half, Order
 
 LOG = "/run/thopter/boxd.log"  # inside the box, in its own memory
 _SPACES = (
-    calls.CLONE_NEWNS | calls.CLONE_NEWPID | calls.CLONE_NEWIPC | calls.CLONE_NEWUTS
-    | calls.CLONE_NEWNET | calls.CLONE_NEWCGROUP
+    calls.CLONE_NEWNS | calls.CLONE_NEWIPC | calls.CLONE_NEWUTS | calls.CLONE_NEWNET
+    | calls.CLONE_NEWCGROUP
 )  # fmt: skip
 _OOM_SCORE = 300  # when the machine itself runs out of memory, boxes go before the rest of it
 
@@ -67,10 +68,10 @@ class _Chick:
     """The box's first process as its builder knows it; ``userns``: its user namespace, ``files``: the
     one that says how the ids of its files are stored (-1: as they are)."""
 
-    def __init__(self, pid: int, line: socket.socket) -> None:
-        self.pid, self.line = pid, line
+    def __init__(self, pid: int, talk: Line, userns: int, files: int) -> None:
+        self.pid, self.talk, self.line = pid, talk, talk.sock
         self.start = procs.start_time(pid)
-        self.userns = self.files = -1
+        self.userns, self.files = userns, files
 
 
 def _half(half: Half, code: bytes, run: Run) -> _Chick:
@@ -85,29 +86,77 @@ def _half(half: Half, code: bytes, run: Run) -> _Chick:
     calls.unshare(_SPACES)
     rootfs.build_nest(half)
     ours, theirs = socket.socketpair()
-    pid = os.fork()
-    if pid == 0:
+    calls.prctl(calls.PR_SET_CHILD_SUBREAPER, 1)  # so that sweeps find the first process below us
+    mother = os.fork()
+    if mother == 0:
         ours.close()
-        _first(theirs, half, code, run)
+        _mother(theirs, half, code, run)
     theirs.close()
-    chick = _Chick(pid, ours)
-    chick.files = files
     # Loopback only: there is no route and there never will be.
     calls.loopback_up()
     _write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
-    _hear(ours, "user")
+    talk = Line(ours)
+    _hear(talk, "user")
     for kind in ("uid_map", "gid_map"):
-        _write(f"/proc/{pid}/{kind}", f"0 {half.base} {half.count}\n")
-    chick.userns = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    rootfs.move_in(half)
+        _write(f"/proc/{mother}/{kind}", f"0 {half.base} {half.count}\n")
+    userns = os.open(f"/proc/{mother}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     send(ours, {"mapped": True})
+    pid = int(str(_hear(talk, "pid")["pid"]))
+    os.waitpid(mother, 0)
+    chick = _Chick(pid, talk, userns, files)
+    (pids,) = talk.take_fds()
+    _mount_proc(pids)
+    rootfs.move_in(half)
+    send(ours, {"proc": True})
     return chick
+
+
+def _mother(line: socket.socket, half: Half, code: bytes, run: Run) -> NoReturn:
+    """Enters the box's user namespace, makes a pid namespace there and bears pid 1."""
+    try:
+        calls.unshare(calls.CLONE_NEWUSER)
+        send(line, {"user": True})
+        if Line(line).wait() is None:
+            os._exit(1)
+        inside = os.open("/proc/self/ns", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        _become_root_of_box(half.count > 1)
+        calls.unshare(calls.CLONE_NEWPID)
+        pid = os.fork()
+        if pid == 0:
+            os.close(inside)
+            _first(line, half, code, run)
+        pids = os.open("pid_for_children", os.O_RDONLY | os.O_CLOEXEC, dir_fd=inside)
+        send(line, {"pid": pid}, [pids])
+    except BaseException as e:  # noqa: BLE001 - told to the builder
+        with contextlib.suppress(OSError):
+            send(line, failure(e))
+    finally:
+        os._exit(0)
+
+
+def _mount_proc(pids: int) -> None:
+    """Have a member of that pid namespace mount its /proc in the nest."""
+    calls.setns(pids, calls.CLONE_NEWPID)
+    os.close(pids)
+    helper = os.fork()
+    if helper == 0:
+        status = 255
+        try:
+            rootfs.mount_proc()
+            status = 0
+        except OSError as e:
+            status = e.errno or 255
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(helper, 0)[1])
+    if status:
+        raise OSError(status, f"the box's /proc can't be mounted: {os.strerror(status)}")
 
 
 def _finish(half: Half, order: Order, chick: _Chick, fds: list[int]) -> dict[int, socket.socket]:
     if len(fds) != 1:
         raise ValueError("an order comes with exactly one listening socket")
-    _hear(chick.line, "walled")  # it still needs the nest's /proc until then
+    _hear(chick.talk, "walled")  # it still needs the nest's /proc until then
     failpoint.hit("birth.ordered")
     rootfs.assemble(half, order, chick.userns, chick.files)
     os.close(chick.userns)
@@ -121,7 +170,7 @@ def _finish(half: Half, order: Order, chick: _Chick, fds: list[int]) -> dict[int
     with contextlib.suppress(BrokenPipeError):  # it died; why is read below
         send(chick.line, first, fds)
     os.close(fds[0])
-    _hear(chick.line, "ready")
+    _hear(chick.talk, "ready")
     return listeners
 
 
@@ -135,26 +184,23 @@ def _write(path: str, text: str) -> None:
         os.close(fd)
 
 
-def _hear(line: socket.socket, word: str) -> None:
-    said = Line(line).wait()
+def _hear(talk: Line, word: str) -> dict[str, object]:
+    said = talk.wait()
     if said is None:
         raise OSError(5, f"the box's first process ended before it was at {word!r}")
     if "error" in said:
         raise OSError(int(str(said["errno"])) or 5, str(said["error"]))
     if word not in said:
         raise OSError(5, f"the box's first process said {said} instead of {word!r}")
+    return said
 
 
 def _first(line: socket.socket, half: Half, code: bytes, run: Run) -> NoReturn:
     """The box's pid 1."""
     try:
-        rootfs.mount_proc()
-        calls.unshare(calls.CLONE_NEWUSER)
-        send(line, {"user": True})
         talk = Line(line)
         if talk.wait() is None:
             os._exit(1)
-        _become_root_of_box(half.count > 1)
         calls.retitle(TITLE, f"{half.family} spare {half.group}")
         walls.close_the_door(code)
         send(line, {"walled": True})

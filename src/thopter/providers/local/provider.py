@@ -23,6 +23,8 @@ from thopter.kit.threads import finish
 from thopter.model.errors import Ambiguous, NotFound, NotNow, ProviderError, Refused, TimedOut
 from thopter.model.sockets import BoxHandle, BoxSpec, Caps, GoldenPart, Leak, Places, Stream
 from thopter.providers.local import abilities, building, goldens, hello, modes, workshop
+from thopter.providers.local.living import Living, probe_live
+from thopter.providers.local.living import reconcile as let_go_on
 from thopter.providers.local.maker import Birth, Maker
 from thopter.providers.local.mending import Mending
 from thopter.providers.local.nursery import Nursery
@@ -41,7 +43,7 @@ _NO_WAY = "see 'thopter doctor'; local.isolation = none runs agents as you, with
 log = logging.getLogger(__name__)
 
 
-class LocalProvider(Saving, Resting, Mending):
+class LocalProvider(Saving, Resting, Living, Mending):
     """See the module docstring. All methods may be called concurrently."""
 
     name: ClassVar[str] = "local"
@@ -66,6 +68,7 @@ class LocalProvider(Saving, Resting, Mending):
         self._probed = False
         self._probing = asyncio.Lock()
         self._mending = asyncio.Lock()
+        self._no_live = ""
         self._warm = False
         self._deciding = asyncio.Lock()
         self._building = asyncio.Lock()
@@ -82,6 +85,7 @@ class LocalProvider(Saving, Resting, Mending):
         except ProviderError as e:  # boxes can't be used now, but they are there and must be told of
             log.error("%s", trouble or e.message)
         await finish(reconcile, self._maker)
+        await finish(let_go_on, self._maker)
         self._maker.spares.know((await self._nursery.adopt()).get("spares", ()))
 
     def _cool_down(self) -> None:
@@ -118,7 +122,8 @@ class LocalProvider(Saving, Resting, Mending):
         async with self._deciding:
             if not self._probed:
                 await self._probe()
-            return abilities.caps(self._maker, self._mode, self._problems)
+                self._no_live = await self._probe_live()
+            return abilities.caps(self._maker, self._mode, self._problems, self._no_live)
 
     async def _decided(self) -> modes.Mode:
         """How boxes are made here. Refused, with the reasons, when they can't be."""
@@ -152,6 +157,24 @@ class LocalProvider(Saving, Resting, Mending):
                 await self.destroy(key)
                 self._private.discard(key)
         self._probed = True
+
+    async def _probe_live(self) -> str:
+        """Why processes can't be forked here; empty when they can: it was done."""
+        if self._mode is None or not self._mode.ours:
+            return "boxes of this isolation can't be forked with their processes"
+        keys = ["probe-" + secrets.token_hex(6) for _ in range(2)]
+        self._private.update(keys)
+        try:
+            for key in keys:
+                await self._create(BoxSpec(key=key, name=key, golden=goldens.BASE), self._mode)
+            await finish(probe_live, self._maker, *(self._require(key) for key in keys))
+        except ProviderError as e:
+            return f"{e.message}: {e.hint}" if e.hint else e.message
+        finally:
+            for key in keys:
+                await self.destroy(key)
+            self._private.difference_update(keys)
+        return ""
 
     # ------------------------------------------------------------------------------- boxes
 

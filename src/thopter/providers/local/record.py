@@ -25,6 +25,8 @@ from thopter.model.sockets import BoxSpec, Places
 
 STOPPED = "stopped"  # mark: ended on purpose, its files are kept
 STILL = "still"  # mark: frozen for the instant of a snapshot
+LIVE = "live"  # mark: its processes are being saved
+LIVES = "lives"  # mark: processes that came with its snapshot were started in it
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -173,7 +175,7 @@ class Records:
     def remove(self, key: str) -> None:
         """Forget ``key``. Gone already = success."""
         folder = self.folder / key
-        for name in ("made.json.new", "made.json", "box.json.new", STOPPED, STILL, "box.json"):
+        for name in ("made.json.new", "made.json", "box.json.new", STOPPED, STILL, LIVE, LIVES, "box.json"):
             (folder / name).unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):
             folder.rmdir()

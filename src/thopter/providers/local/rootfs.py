@@ -108,6 +108,7 @@ def _overlay(half: Half, order: Order, part: str, target: str, lower: str) -> No
     at = f"files/{part}"
     # volatile: what a box wrote is acknowledged to nobody until it is pulled or pushed, and without
     # it every unmount syncs the whole disk (58-95 ms while others write).
-    how = "redirect_dir=on,metacopy=off,index=off" if half.idmapped else "userxattr"
+    # xino: a file's numbers are the same to stat(2) and in /proc, or its watches can't be forked live.
+    how = "redirect_dir=on,metacopy=off,index=off,xino=on" if half.idmapped else "userxattr"
     data = f"lowerdir={lower},upperdir={at}/upper,workdir={at}/work,{how},volatile"
     calls.mount(f"{half.family}:{order.key}", target, "overlay", _STILL, data)

@@ -18,6 +18,7 @@ from thopter.model.errors import NotFound
 from thopter.model.sockets import SnapshotHandle
 from thopter.providers.local.pool import Pool
 from thopter.providers.local.record import sync_path, write_json
+from thopter.providers.local.trees import remove_tree
 
 
 class SavedBox(Struct, frozen=True, kw_only=True):
@@ -59,6 +60,10 @@ class Saved:
     def data(self, snap: str) -> Path:
         """Where its files are (or would be)."""
         return self._pool.saved / snap
+
+    def live(self, snap: str) -> Path:
+        """Where its processes are (or would be)."""
+        return self.folder / snap / "live"
 
     def read(self, snap: str) -> SavedBox | None:
         """The record of ``snap``; None when there is none or it can't be read."""
@@ -111,6 +116,7 @@ class Saved:
             (folder / "done.json").unlink()
             sync_path(folder)
         self._pool.remove_saved(snap)
+        remove_tree(self.live(snap))
         for name in ("done.json.new", "snap.json.new", "snap.json"):
             (folder / name).unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 from thopter.kit import failpoint
 from thopter.kit.linux import calls
@@ -24,6 +25,7 @@ from thopter.providers.local.modes import must_be_ours
 from thopter.providers.local.record import STILL, Record, check_key
 from thopter.providers.local.saved import SavedBox
 
+Still = Callable[[Maker, Record], AbstractContextManager[None]]
 _MUCH = 16 << 20  # bytes to be written out that take longer than the rest of it
 SNAP_LOCK = "snapshot:"  # before the id, where a lock is named by a key
 
@@ -118,9 +120,11 @@ def _unpack(maker: Maker, snap: str, pipe: Pipe, tags: dict[str, str]) -> SavedB
         pipe.shut()
 
 
-def save(maker: Maker, record: Record, snap: str, tags: dict[str, str]) -> SavedBox:
+def save(
+    maker: Maker, record: Record, snap: str, tags: dict[str, str], still: Still | None = None
+) -> SavedBox:
     """Save the box of ``record``. Blocking; all or nothing, also under kill -9: what is left is found
-    by the next call and by sweeps."""
+    by the next call and by sweeps. ``still``: how it is made to stand still meanwhile."""
     saved = SavedBox(
         id=snap, golden=record.golden, created_ms=now_ms(), stored=record.stored, parent=record.snapshot,
         tags=tags,
@@ -131,7 +135,7 @@ def save(maker: Maker, record: Record, snap: str, tags: dict[str, str]) -> Saved
         maker.pool.remove_saved(snap)
         if maker.groups.dirty_bytes(record.group) > _MUCH:  # else the box would stand still for it
             calls.syncfs(str(maker.pool.folder / record.key))
-        with standing_still(maker, record):
+        with (still or standing_still)(maker, record):
             failpoint.hit("snapshot.still")
             own_bytes = maker.pool.save(record.key, snap)
         failpoint.hit("snapshot.taken")
