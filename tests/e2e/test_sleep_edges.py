@@ -21,6 +21,7 @@ def house() -> Iterator[Lab]:
     """A lab with one thopter, ``owl``, whose turns are saved."""
     with lab(SCENARIO) as made:
         made.env["THOPTER_RUN_CHECKPOINT"] = "turn"
+        made.env["THOPTER_LOCAL_CRIU"] = "off"
         made.run("run", "-d", "--name", "owl", "script:secret", timeout=300)
         made.rest("owl")
         yield made
@@ -71,7 +72,7 @@ def test_a_snapshot_goes_through_a_file_and_a_damaged_file_makes_nothing(house: 
 @pytest.mark.parametrize(
     ("code", "word", "argv"),
     [
-        (5, "CRIU", ("fork", "owl", "--live")),
+        (5, "local.criu", ("fork", "owl", "--live")),
         (3, "nobody", ("fork", "nobody")),
         (2, "", ("fork", "owl", "-n", "0")),
         (2, "No Name", ("fork", "owl", "--name", "No Name")),
