@@ -200,6 +200,8 @@ class MemoryFleet:
     async def destroy(self, name: str) -> Accepted:
         view = self._find(name)
         del self.thopters[view.name]
+        data = {"name": view.name}
+        await self.store.events.append([Event(kind="box.destroyed", at_ms=1, box=view.id, data=data)])
         return Accepted(flow=new_id("flow"), name=view.name, box=view.id)
 
     async def views(self, include_gone: bool = False) -> list[ThopterView]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 AUDITED = ("egress.", "approval.", "snapshot.", "secret.", "git.", "push.", "token.", "policy.", "budget.",
            "peer.", "person.", "audit.")  # fmt: skip
-ALSO = ("hub.started", "run.created", "run.told", "box.destroyed")
+ALSO = ("hub.started", "run.created", "run.told", "run.budget", "box.destroyed")
 
 
 def chain(pairs: list[tuple[str, str]]) -> list[str]:

@@ -13,7 +13,7 @@ from thopter.hub.answers import SECURITY_HEADERS, not_allowed, send_error, throt
 from thopter.hub.asgi import App, Message, Receive, Scope, Send, headers_named
 from thopter.hub.auth import ADMIN, ALL_SCOPES
 from thopter.hub.doors import Door
-from thopter.kit.caller import Caller, caller
+from thopter.hub.peer import announce
 from thopter.model.errors import ThopterError
 
 log = logging.getLogger("thopter.hub.guard")
@@ -40,7 +40,8 @@ class Guard:
         if refusal is not None:
             await send_error(answer, refusal, websocket)
             return
-        caller.set(Caller(self._who(scope), ADMIN in scope[SCOPES_KEY]))
+        token = None if self._door.tokens is None else "hub"
+        announce(scope, token, ADMIN in scope[SCOPES_KEY])
         try:
             await self._app(scope, receive, answer)
         except ThopterError as error:
@@ -49,13 +50,6 @@ class Guard:
             raise
         except Exception as error:  # noqa: BLE001 - the boundary: nothing leaves it but JSON
             await answer.fail(unexpected(scope, error), websocket)
-
-    def _who(self, scope: Scope) -> str:
-        """Who asks, for the audit: the kernel's word on a unix socket, the token on TCP."""
-        client = scope.get("client")
-        if self._door.tokens is None:
-            return str(client[0]) if client else "somebody at the hub's socket"
-        return f"token, from {client[0]}" if client else "token"
 
     def _refusal(self, scope: Scope) -> ThopterError | None:
         hosts = headers_named(scope, b"host")

@@ -1,4 +1,4 @@
-"""Who is at the other end of the hub's unix socket, by the kernel's word."""
+"""Who calls: at the other end of the unix socket by the kernel's word, on TCP by the token."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import pwd
 import socket
 import struct
 from typing import Any
+
+from thopter.hub.asgi import Scope
+from thopter.kit.caller import Caller, caller
 
 _UCRED = struct.Struct("3i")
 
@@ -30,3 +33,14 @@ def who(uid: int) -> str:
         return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
     except KeyError:  # an id without a name, as in many containers
         return f"uid {uid}"
+
+
+def announce(scope: Scope, token: str | None, admin: bool) -> None:
+    """From here on what this request does is this caller's doing, in the audit too. ``token``: which one was
+    shown, None at a door that needs none."""
+    client = scope.get("client")
+    place = str(client[0]) if client else ""
+    name = place or "somebody at the hub's socket"
+    if token is not None:
+        name = f"token {token}, from {place}" if place else f"token {token}"
+    caller.set(Caller(name, admin))

@@ -20,7 +20,7 @@ from thopter.store.audit_chain import Anchor, Fault, Row, bounded, canonical, li
 from thopter.store.db import Conn, Database
 
 TOPIC = "audit"
-KINDS = frozenset({"hub.started", "run.created", "run.told", "box.destroyed"})
+KINDS = frozenset({"hub.started", "run.created", "run.told", "run.budget", "box.destroyed"})
 FAMILIES = (
     "egress.", "approval.", "snapshot.", "secret.", "git.", "push.", "token.", "policy.", "budget.",
     "peer.", "person.", "audit.",

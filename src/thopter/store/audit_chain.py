@@ -94,7 +94,7 @@ def _plain(value: Any, depth: int) -> Any:
 
 def _named(key: str, value: Any, depth: int) -> Any:
     """A value whose key says that it is a secret is none of the audit's business."""
-    if isinstance(value, str) and key.lower() in ("password", "token", "api_key", "credential", "value"):
+    if isinstance(value, str) and key.lower() in ("password", "token", "api_key", "value"):
         return "[hidden]"
     return _plain(value, depth + 1)
 
