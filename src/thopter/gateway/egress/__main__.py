@@ -15,17 +15,11 @@ import msgspec
 from thopter.gateway.connection import ClientGone, Exchange, Limits
 from thopter.gateway.daemon import Options, main
 from thopter.gateway.doors import Door
+from thopter.gateway.egress.asked import Refused, absolute, check_host_header, parse_authority, tls_problem
 from thopter.gateway.egress.authority import Mint, make_authority
 from thopter.gateway.egress.dial import CantDial, Dialler
 from thopter.gateway.egress.ledger import Ledger, Record
-from thopter.gateway.egress.proxy import (
-    Call,
-    Refused,
-    absolute,
-    check_host_header,
-    parse_authority,
-    tls_problem,
-)
+from thopter.gateway.egress.proxy import Call
 from thopter.gateway.egress.route import OverLimit, Route, Traffic, parse_attach
 from thopter.gateway.egress.tls import TlsWire, upstream_context
 from thopter.gateway.egress.tunnel import tunnel
@@ -105,6 +99,8 @@ class EgressGateway(Service[Route]):
             verdict = decide(flow.request, door.route.policy)
             if not isinstance(verdict, Allow):
                 flow.cut()
+            elif flow.request.scheme != "connect" and _bereft(verdict.rule, door.route):
+                flow.cut()  # its secret was taken away while it is in use
         route.traffic.tell()
 
     async def extra(self, op: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -204,9 +200,9 @@ class EgressGateway(Service[Route]):
         return Upstream(far, wire, address, limits.upstream_idle_seconds)
 
     def note(self, record: Record) -> None:
-        """Keep a record, and write a line about a refusal."""
+        """Keep a record, and write a line about a refusal or the use of a secret."""
         traffic = self._traffic.get(record.box)
-        if traffic is not None and record.verdict != "ask":
+        if traffic is not None and record.verdict in ("allow", "deny"):
             traffic.allowed += record.verdict == "allow"
             traffic.refused += record.verdict == "deny"
         kept = self._ledger.add(record)
@@ -214,10 +210,20 @@ class EgressGateway(Service[Route]):
             _say(kept)
 
 
+def _bereft(rule: Rule, route: Route) -> bool:
+    """Whether ``rule`` adds a credential whose secret is not there."""
+    return bool(rule.credential) and rule.credential not in route.attach.secrets
+
+
 def _say(record: Record) -> None:
-    """One line for each refusal; hosts and reasons are printable by construction or escaped."""
-    what = "asked" if record.verdict == "ask" else "denied"
+    """One line for each refusal and use; hosts and reasons are printable by construction or escaped."""
     times = f" ({record.count} more)" if record.count > 1 else ""
+    if record.verdict == "use":
+        log.info(
+            "%s uses secret %r on %s port %d%s", record.box, record.secret, record.host, record.port, times
+        )
+        return
+    what = "asked" if record.verdict == "ask" else "denied"
     log.warning(
         "%s %s: %s %r port %d: %s: %s%s",
         what, record.box, record.method, record.host, record.port, record.code, record.reason, times,

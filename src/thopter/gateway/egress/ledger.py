@@ -16,8 +16,9 @@ _KEYS = 2000
 
 
 class Record(Struct, frozen=True, kw_only=True):
-    """One connection or request that ended, or (``verdict`` deny, ask) did not begin. ``count`` above 1:
-    so many like it since the last record of its kind."""
+    """One connection or request that ended, or (``verdict`` deny, ask) did not begin. ``use``: the secret
+    of that name goes out by credential ``code``. ``count`` above 1: so many like it since the last record of
+    its kind."""
 
     seq: int = 0
     at_ms: int
@@ -39,6 +40,7 @@ class Record(Struct, frozen=True, kw_only=True):
     ms: float = 0.0
     count: int = 1
     once: bool = False
+    secret: str = ""
 
 
 class Page(Struct, frozen=True):
@@ -86,7 +88,9 @@ class Ledger:
             str(record.port),
             record.method,
         )
-        if key not in self._same and not self._may(record.box, now):
+        if record.verdict == "use":  # as many kinds of it as the policy has credentials and hosts
+            key = (record.box, "use", record.run, record.code, record.secret, record.host, str(record.port))
+        elif key not in self._same and not self._may(record.box, now):
             record = _blurred(record)
             key = (record.box, record.verdict)
         known = self._same.get(key)

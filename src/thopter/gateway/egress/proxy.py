@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import ssl
 import time
 from typing import TYPE_CHECKING, Literal
 
 from thopter.gateway.connection import ClientGone, Exchange, Wire
+from thopter.gateway.egress.asked import Refused, check_query
 from thopter.gateway.egress.dial import CantDial
 from thopter.gateway.egress.ledger import Record
-from thopter.gateway.egress.route import Flow, OverLimit, Route
+from thopter.gateway.egress.mask import Mask
+from thopter.gateway.egress.route import Added, Flow, OverLimit, Route
 from thopter.gateway.egress.upstream import Answer, BadAnswer, Far, Upstream, answer_headers, request_head
-from thopter.gateway.http1 import BadRequest, Head
+from thopter.gateway.http1 import Head
 from thopter.gateway.policy.decide import decide
-from thopter.gateway.policy.hosts import BadHost, canonical_host
 from thopter.gateway.policy.model import Allow, Ask, Decision, Deny, Request
 from thopter.model.errors import BadInput
 
@@ -25,17 +25,7 @@ if TYPE_CHECKING:
     from thopter.gateway.egress.__main__ import EgressGateway
 
 log = logging.getLogger("thopter.gateway")
-AUTHORITY = re.compile(r"(\[[^\]\[]{1,60}\]|[^:\[\]@/?#]{1,260})(?::([0-9]{1,5}))?")
-_ABSOLUTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(/[^#]*|\?[^#]*|)")
 _STATUS = {"bad_host": 400, "bad_port": 400, "bad_path": 400, "rate": 429}
-
-
-class Refused(Exception):
-    """The request does not go out; what the client and the ledger are told."""
-
-    def __init__(self, status: int, code: str, reason: str, host: str = "") -> None:
-        super().__init__(reason)
-        self.status, self.code, self.reason, self.host = status, code, reason, host
 
 
 class Call:
@@ -55,6 +45,9 @@ class Call:
         self.sent = self.received = 0
         self.address = ""
         self.problem: tuple[str, str, str] = ("", "", "")  # code, reason, verdict
+        self.added: Added | None = None  # a header of ours, and what keeps it from coming back
+        self.mask = Mask(())
+        self.told = False  # that the secret is used
 
     # ------------------------------------------------------------------------------ deciding
 
@@ -106,10 +99,7 @@ class Call:
         far = Far(scheme, allowed.host, allowed.port)
         head = self.exchange.head
         upgrade = _wants_websocket(head)
-        try:
-            added = self.door.route.added_header(allowed.rule)
-        except BadInput as e:
-            raise Refused(502, "no_secret", e.message, allowed.host) from None
+        added = self._add(allowed, far, target)
         strip = not allowed.rule.client_credentials
         raw = request_head(head, target, far, strip, added, upgrade)
         try:
@@ -126,10 +116,25 @@ class Call:
             said = "it does not answer in time" if late else str(e)
             raise Refused(504 if late else 502, "upstream", f"{far.host}: {said}", far.host) from None
 
+    def _add(self, allowed: Allow, far: Far, target: str) -> tuple[str, str] | None:
+        """The header of ours that goes along; from here on nothing may bring its secret back."""
+        try:
+            added = self.added = self.door.route.added_header(allowed.rule, far)
+        except BadInput as e:
+            raise Refused(502, "no_secret", e.message, allowed.host) from None
+        if added is None:
+            return None
+        check_query(target, allowed.host)
+        self.mask = Mask(added.needles)
+        return added.header, added.value
+
     async def _ask_upstream(self, allowed: Allow, far: Far, raw: bytes) -> tuple[Upstream, Answer]:
         head = self.exchange.head
         while True:
             up = await self.upstream(allowed, far)
+            if self.added is not None and not self.told:
+                self.told = True
+                self.gateway.note(self.record("use", allowed.rule.credential, ""))
             again = up.used and not head.has_body
             try:
                 await self._send(up, raw)
@@ -175,12 +180,17 @@ class Call:
 
     async def _answer(self, up: Upstream, answer: Answer, upgrade: bool) -> None:
         self.status = answer.status
+        if self.added is not None and answer.coded:
+            up.close()
+            raise BadAnswer(
+                "it encodes its answer unasked, so it can't be seen whether it repeats the secret"
+            )
         if answer.status == 101:
             if not upgrade:
                 raise BadAnswer("it switches protocols unasked")
             await self._upgraded(up, answer)
             return
-        headers = answer_headers(answer)
+        headers = [(n, self.mask.text(v)) for n, v in answer_headers(answer)]
         length: int | None = answer.length if answer.length >= 0 else None
         if self.exchange.head.method == "HEAD":
             told = [v for n, v in answer.headers if n == "content-length"]
@@ -188,14 +198,15 @@ class Call:
         await self.exchange.start(answer.status, headers, length)
         async for piece in up.body(answer):
             await self.count(0, len(piece))
-            await self.exchange.write(piece)
+            await self.exchange.write(self.mask.feed(piece))
+        await self.exchange.write(self.mask.end())
         await self.exchange.finish()
         if not up.reusable:
             up.close()
 
     async def _upgraded(self, up: Upstream, answer: Answer) -> None:
         lines = ["HTTP/1.1 101 Switching Protocols", "upgrade: websocket", "connection: Upgrade"]
-        lines += [f"{n}: {v}" for n, v in answer_headers(answer)]
+        lines += [f"{n}: {self.mask.text(v)}" for n, v in answer_headers(answer)]
         wire = await self.exchange.take_over(("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
         up.reusable = False
         await self.join(wire, up.wire)
@@ -244,7 +255,9 @@ class Call:
                 source.buffer.clear()
                 clock[0] = time.monotonic()
                 await self.count(len(data) if out else 0, 0 if out else len(data))
-                await sink.write(data, stall)
+                await sink.write(data if out else self.mask.feed(data), stall)
+            if not out:
+                await sink.write(self.mask.end(), stall)
             await sink.end_writing()
         except ClientGone:
             source.abort()  # nobody takes its bytes any more
@@ -278,6 +291,7 @@ class Call:
             received=self.received,
             ms=round((time.monotonic() - self.began) * 1000, 2),
             once=self.once,
+            secret=self.added.secret if self.added is not None else "",
         )
 
     async def refuse(self, refused: Refused) -> None:
@@ -337,54 +351,6 @@ def _wants_websocket(head: Head) -> bool:
     if not upgrade or "upgrade" not in tokens:
         return False
     return upgrade == "websocket" and head.method == "GET" and not head.has_body
-
-
-def parse_authority(text: str, default_port: int) -> tuple[str, int]:
-    """Split ``host[:port]`` as it stands; raises Refused."""
-    found = AUTHORITY.fullmatch(text)
-    if not found:
-        raise Refused(400, "bad_host", "that is not HOST or HOST:PORT", text[:100])
-    return found[1], int(found[2]) if found[2] else default_port
-
-
-def check_host_header(head: Head, host: str, port: int, default_port: int) -> None:
-    """Raise Refused unless the Host header names the same place as the request does."""
-    said = head.header("host")
-    if said is None:
-        return  # HTTP/1.0
-    try:
-        named, at = parse_authority(said, default_port)
-        same = canonical_host(named) == canonical_host(host) and at == port
-    except (BadHost, Refused):
-        same = False
-    if not same:
-        raise Refused(
-            400, "host_mismatch", "the Host header names another place than the request", host[:100]
-        )
-
-
-def absolute(head: Head) -> Request:
-    """Read a request with an absolute target (plain HTTP by proxy); raises Refused, BadRequest."""
-    found = _ABSOLUTE.fullmatch(head.target)
-    if not found:
-        raise BadRequest(400, "this is the box's proxy: ask it with CONNECT or with http://HOST/…")
-    if found[1].lower() != "http":
-        raise Refused(400, "bad_scheme", f"{found[1][:20]}:// is not proxied; https goes by CONNECT")
-    host, port = parse_authority(found[2], 80)
-    check_host_header(head, host, port, 80)
-    target = found[3] if found[3].startswith("/") else "/" + found[3]
-    return Request(
-        scheme="http", host=host, port=port, method=head.method, target=target, has_body=head.has_body
-    )
-
-
-def tls_problem(e: BaseException) -> str:
-    """Why a TLS handshake with the far side failed, in plain words."""
-    if isinstance(e, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted ({e.verify_message})"
-    if isinstance(e, TimeoutError):
-        return "its TLS handshake takes too long"
-    return "its TLS handshake failed" if isinstance(e, ssl.SSLError) else "it closed the connection"
 
 
 __all__ = ["Call", "CantDial", "Refused"]

@@ -12,6 +12,8 @@ from msgspec import Struct
 
 from thopter.gateway.connection import Limits
 from thopter.gateway.egress.dial import turns_of_a_box
+from thopter.gateway.egress.mask import LEAST, spellings
+from thopter.gateway.egress.upstream import Far
 from thopter.gateway.http1 import safe_value
 from thopter.gateway.policy.hosts import BadHost, canonical_pattern
 from thopter.gateway.policy.model import EgressLimits, Policy, Request, Rule
@@ -58,6 +60,18 @@ class Flow(Struct, eq=False):
 
     request: Request
     cut: Callable[[], object]
+
+
+class Added(Struct, frozen=True):
+    """A header of ours: the secret's name, and every spelling in which it must not come back."""
+
+    header: str
+    value: str
+    secret: str
+    needles: tuple[bytes, ...]
+
+    def __repr__(self) -> str:
+        return f"Added({self.header!r}, secret={self.secret!r})"
 
 
 class OverLimit(Exception):
@@ -138,15 +152,23 @@ class Route:
         self.traffic = traffic
         self.policy = with_grants(attach.policy, attach.grants)
 
-    def added_header(self, rule: Rule) -> tuple[str, str] | None:
-        """The header with the credential of ``rule``, or None; raises BadInput when the hub gave none."""
+    def added_header(self, rule: Rule, far: Far) -> Added | None:
+        """The header with the credential of ``rule``, or None; raises BadInput when the hub gave none,
+        or it is not meant for that place."""
         if not rule.credential:
             return None
         found = next((c for c in self.policy.credentials if c.name == rule.credential), None)
         secret = self.attach.secrets.get(rule.credential)
         if found is None or not secret:
             raise BadInput(f"credential {rule.credential} has no secret; 'thopter doctor' says more")
-        return found.header, found.format.replace("{}", secret)
+        if far.scheme != "https" or far.host not in found.hosts:
+            raise BadInput(f"credential {rule.credential} is not for {far.scheme}://{far.host}")
+        if len(secret) < LEAST:
+            raise BadInput(
+                f"the secret of credential {rule.credential} is too short to be kept from coming back"
+            )
+        value = found.value(secret)
+        return Added(found.header, value, found.secret, spellings(secret, value))
 
 
 def with_grants(policy: Policy, grants: list[Grant]) -> Policy:

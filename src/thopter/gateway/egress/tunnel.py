@@ -9,9 +9,10 @@ import time
 from typing import TYPE_CHECKING
 
 from thopter.gateway.connection import ClientGone, Exchange, Wire, serve_connection
+from thopter.gateway.egress.asked import Refused, check_host_header
 from thopter.gateway.egress.dial import CantDial
 from thopter.gateway.egress.hello import Hello, NotTls, read_hello
-from thopter.gateway.egress.proxy import Call, Refused, check_host_header
+from thopter.gateway.egress.proxy import Call
 from thopter.gateway.egress.route import OverLimit
 from thopter.gateway.egress.tls import TlsWire
 from thopter.gateway.egress.upstream import Far

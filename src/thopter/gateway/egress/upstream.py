@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from thopter.gateway.connection import ClientGone, Wire
 from thopter.gateway.http1 import Head, Headers, safe_value
-from thopter.gateway.policy.model import HEADERS_OF_CLIENTS
+from thopter.gateway.policy.model import HEADERS_BESIDE_A_CREDENTIAL, HEADERS_OF_CLIENTS
 
 _HEAD_MAX = 64 * 1024
 _STATUS = re.compile(r"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: .*)?")
@@ -33,6 +33,11 @@ class Answer(Struct, frozen=True, kw_only=True):
     headers: Headers
     length: int
     keep_alive: bool
+
+    @property
+    def coded(self) -> bool:
+        """Whether its body is compressed or encoded otherwise."""
+        return any(n == "content-encoding" and v.lower() not in ("", "identity") for n, v in self.headers)
 
 
 class Far(Struct, frozen=True):
@@ -202,9 +207,10 @@ def request_head(
     ``added``: one header of ours, which replaces any of that name."""
     named = {t.strip().lower() for n, v in head.headers if n == "connection" for t in v.split(",")}
     drop = _HOP | named | (set(HEADERS_OF_CLIENTS) if strip else set())
+    drop |= set(HEADERS_BESIDE_A_CREDENTIAL) if added else set()
     fields = [(n, v) for n, v in head.headers if n not in drop and not (added and n == added[0])]
     if added is not None:
-        fields.append(added)
+        fields += [added, ("accept-encoding", "identity")]
     if upgrade:
         fields += [("upgrade", "websocket"), ("connection", "Upgrade")]
     if head.length is None:

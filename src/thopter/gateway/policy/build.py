@@ -21,6 +21,12 @@ from thopter.gateway.policy.registries import METHODS, QUERY_MAX, REGISTRIES
 _METHOD = re.compile(r"[A-Z]{1,16}")
 _HEADER = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _SECRET = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_ENV = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_ENV_OURS = frozenset(
+    {"HOME", "PATH", "SHELL", "USER", "TERM", "PWD", "IFS", "BASH_ENV", "ENV", "LD_PRELOAD",
+     "LD_LIBRARY_PATH", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN",
+     "CLAUDE_CODE_OAUTH_TOKEN"}
+)  # fmt: skip
 _FRAMING = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer", "expect"}
 )
@@ -166,11 +172,16 @@ def _credential(check: Checker, where: Where, name: str, raw: Any) -> Credential
         check.bad((*here, "hosts"), "hosts: say where this may be used")
     if not _HEADER.fullmatch(header) or header in _FRAMING:
         check.bad((*here, "header"), f"{header[:40]!r} can't carry a credential")
+    env = table.get("env", "")
+    if env and (not _ENV.fullmatch(env) or env in _ENV_OURS):
+        check.bad((*here, "env"), f"env: {env[:40]!r} can't be such a variable")
     if form.count("{}") != 1 or not safe_value(form) or form != form.strip():
         check.bad((*here, "format"), "format: plain text with exactly one {}")
     if len(check.problems) > before:
         return None
-    return Credential(name=name, secret=table["secret"], hosts=tuple(hosts), header=header, format=form)
+    return Credential(
+        name=name, secret=table["secret"], hosts=tuple(hosts), header=header, format=form, env=env
+    )
 
 
 def _rule(check: Checker, where: Where, at: int, raw: Any, credentials: Iterable[Credential]) -> Rule | None:

@@ -11,7 +11,7 @@ def decide(request: Request, policy: Policy) -> Decision:
     """Hold one wish against a policy. Everything not allowed is denied, with the reason.
 
     The most specific host pattern decides: an exact host before ``*.suffix``, a longer suffix before a
-    shorter one; rules of equal rank add up.
+    shorter one; rules of equal rank add up, those with a credential first.
     """
     try:
         host = canonical_host(request.host)
@@ -45,7 +45,8 @@ def _rules_for(host: str, policy: Policy) -> list[Rule]:
         for rule in policy.rules
     ]
     best = max((rank for rank, _ in ranked), default=0)
-    return [rule for rank, rule in ranked if rank == best and best > 0]
+    found = [rule for rank, rule in ranked if rank == best and best > 0]
+    return sorted(found, key=lambda rule: not rule.credential)
 
 
 def _tunnel(rules: list[Rule]) -> Rule:

@@ -73,7 +73,10 @@ CREDENTIAL = {
     "secret": _("text", "Name of the secret in the hub's secret store."),
     "hosts": _("list", "The only hosts it may be sent to (exact names), always by https."),
     "header": _("text", "The header it goes into; by default `authorization`."),
-    "format": _("text", "The header's value; `{}` is the secret. By default `Bearer {}`."),
+    "format": _(
+        "text", "The header's value; `{}` is the secret. By default `Bearer {}`. `Basic USER:{}` is encoded."
+    ),
+    "env": _("text", "A variable of new boxes in which tools look for it; it holds a placeholder."),
 }
 GIT = {
     "push": _("bool", "Whether the box may push its own branch.", enforced=False),

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Literal
 
 from msgspec import Struct
 
 HEADERS_OF_CLIENTS = ("authorization", "cookie", "x-api-key", "x-auth-token", "private-token", "x-csrf-token")
+#: Where a credential is added more stays behind: other spellings of a box's own credential, and what would
+#: let it ask for another method than the policy looked at, for pieces of an echo, or for an encoded one.
+HEADERS_BESIDE_A_CREDENTIAL = (
+    *HEADERS_OF_CLIENTS, "x-goog-api-key", "api-key", "x-gitlab-token", "job-token", "x-amz-security-token",
+    "dd-api-key", "x-vault-token", "circle-token", "x-access-token", "authentication", "www-authenticate",
+    "x-http-method", "x-http-method-override", "x-method-override",
+    "range", "if-range", "accept-encoding", "sec-websocket-extensions",
+)  # fmt: skip
+QUERY_OF_CLIENTS = frozenset(
+    {"access_token", "private_token", "auth_token", "api_key", "apikey", "api-key", "job_token",
+     "oauth_token", "x-amz-security-token", "x-amz-signature", "x-goog-signature"}
+)  # fmt: skip
 
 
 class Rule(Struct, frozen=True, kw_only=True):
@@ -39,13 +52,29 @@ class Rule(Struct, frozen=True, kw_only=True):
 
 class Credential(Struct, frozen=True, kw_only=True):
     """Where a secret of the operator may be used: the only ``hosts`` it is ever sent to (by https), in
-    which ``header``, and how (``{}`` in ``format`` is the secret). ``secret`` names it, never is it."""
+    which ``header``, and how (``{}`` in ``format`` is the secret; what follows ``Basic`` is encoded).
+    ``secret`` names it, never is it. ``env``: a variable in which tools of the box look for it; they find
+    a placeholder there."""
 
     name: str
     secret: str
     hosts: tuple[str, ...]
     header: str = "authorization"
     format: str = "Bearer {}"
+    env: str = ""
+
+    @property
+    def placeholder(self) -> str:
+        """What a box holds in the secret's place; worth nothing anywhere."""
+        return f"thopter-secret-{self.secret}"
+
+    def value(self, secret: str) -> str:
+        """The header's value with the secret in it."""
+        scheme, _, rest = self.format.partition(" ")
+        if scheme.lower() == "basic" and ":" in rest:
+            pair = rest.replace("{}", secret)
+            return f"{scheme} {base64.b64encode(pair.encode()).decode()}"
+        return self.format.replace("{}", secret)
 
 
 class GitRights(Struct, frozen=True, kw_only=True):

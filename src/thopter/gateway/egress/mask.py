@@ -1,0 +1,87 @@
+"""Keeps a secret that the gateway added from coming back to the box: what repeats it is masked.
+
+Every byte becomes ``*``, so lengths stay. This finds a secret repeated as it is or in a usual spelling
+(percent, JSON, HTML, base64); a far side that spells it in a way of its own can't be seen through.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from collections.abc import Iterable
+from urllib.parse import quote
+
+LEAST = 6  # a shorter secret can't be told apart from ordinary text
+_LOOSE = 4  # so many bytes of its beginning are not held back: else ordinary streams would stall
+
+
+def spellings(secret: str, value: str) -> tuple[bytes, ...]:
+    """How ``secret`` (sent as the header ``value``) may come back, longest first."""
+    coded = base64.b64encode(secret.encode()).decode()
+    inner = json.dumps(secret)[1:-1]
+    found = {
+        secret, coded.rstrip("="), coded.translate(_URL_SAFE).rstrip("="), quote(secret, safe=""),
+        quote(secret), inner, inner.replace("/", "\\/"), html.escape(secret),
+        html.escape(secret, quote=False),
+    }  # fmt: skip
+    scheme, _, rest = value.partition(" ")
+    if scheme.lower() == "basic":
+        found.add(rest.rstrip("="))
+    return tuple(sorted((s.encode() for s in found if len(s) >= LEAST), key=len, reverse=True))
+
+
+_URL_SAFE = str.maketrans("+/", "-_")
+
+
+class Mask:
+    """Masks a stream. What may be the beginning of a secret is held back until more has come; its first
+    bytes are not, so that a stream which ends in one of them by chance goes on without delay."""
+
+    def __init__(self, needles: Iterable[bytes]) -> None:
+        self._needles = tuple(needles)
+        self._any = re.compile(b"|".join(re.escape(n) for n in self._needles)) if self._needles else None
+        self._shown = b""  # out already, and perhaps a beginning
+        self._held = b""
+        self.found = 0
+
+    def feed(self, data: bytes) -> bytes:
+        """Take more; return what may go on."""
+        if self._any is None:
+            return data
+        text = self._shown + self._held + data
+        text, count = self._any.subn(lambda m: b"*" * len(m[0]), text)
+        self.found += count
+        out = len(self._shown)
+        start = len(text) - self._beginning(text)
+        hold = start if len(text) - start > _LOOSE else len(text)
+        hold = max(hold, out)
+        self._shown = text[start:hold]
+        self._held = text[hold:]
+        return text[out:hold]
+
+    def end(self) -> bytes:
+        """The stream is over: what was held back was none."""
+        rest, self._held, self._shown = self._held, b"", b""
+        return rest
+
+    def _beginning(self, text: bytes) -> int:
+        """How many bytes at the end of ``text`` are the beginning of a needle, at most."""
+        best = 0
+        for needle in self._needles:
+            at = text.find(needle[:1], max(len(text) - len(needle) + 1, 0))
+            while at >= 0:
+                if needle.startswith(text[at:]):
+                    best = max(best, len(text) - at)
+                    break
+                at = text.find(needle[:1], at + 1)
+        return best
+
+    def text(self, value: str) -> str:
+        """Mask a whole short text, such as a header's value."""
+        if self._any is None:
+            return value
+        masked, count = self._any.subn(lambda m: b"*" * len(m[0]), value.encode())
+        self.found += count
+        return masked.decode()
