@@ -23,6 +23,7 @@ from memory_egress import MemoryEgress
 from memory_logs import MemoryLogs
 from memory_notes import MemoryNotes
 from memory_pool import MemoryPool
+from memory_secrets import MemorySecrets
 from memory_snapshots import MemorySleep, MemorySnapshots
 from memory_talk import MemoryTalk
 from memory_variables import MemoryVariables
@@ -142,6 +143,7 @@ class MemoryFleet:
         self.dials = MemoryDials(self._find)
         self.notes = MemoryNotes()
         self.egress = MemoryEgress()
+        self.secrets = MemorySecrets()
         self.talk = MemoryTalk(self._find)
         self.approvals = MemoryApprovals(self._find)
         self.usage = MemoryUsage(self._find)

@@ -1,14 +1,19 @@
-"""``thopter secrets``: what is kept outside boxes, and never gets into one."""
+"""``thopter secrets``: what is kept outside boxes and never gets into one, and where it may be used."""
 
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from thopter.cli.app import App, json_option, pass_app
-from thopter.cli.text import paint, table
-from thopter.model.errors import NotFound
+from thopter.cli.text import paint, plural, table
+from thopter.kit.sanitize import one_line
+from thopter.model.errors import BadInput, NotFound
+
+if TYPE_CHECKING:
+    from thopter.model.api.secrets import Binding, Change
 
 KINDS = ["plain", "bearer", "x-api-key"]
 
@@ -18,8 +23,9 @@ def secrets() -> None:
     """Secrets that gateways and the hub use, and that no box ever holds.
 
     They are kept in the desktop's keyring where there is one, else in a file only you can read; never
-    in the hub's database, an argument, an environment or a log. A variable of 'thopter env' is the
-    opposite: every box gets it, and its agent can read it.
+    in the hub's database, an argument, an environment or a log. 'bind' lets boxes use one: the egress
+    gateway puts it into requests to a host, and tools in the box hold a placeholder. A variable of
+    'thopter env' is the opposite: every box gets it, and its agent can read it.
     """
 
 
@@ -27,16 +33,36 @@ def secrets() -> None:
 @json_option()
 @pass_app
 def list_(app: App, as_json: bool) -> None:
-    """Show their names and what uses them; never what they are."""
-    from thopter.kit.secrets import SecretStore
+    """Show their names and where they are used; never what they are."""
+    from thopter.mesh.secrets import secrets as ask
 
-    names = SecretStore(app.paths, app.env).names()
+    found = ask(app.hub)
     if as_json:
-        return app.json([{"name": name, "used_by": _user(name)} for name in names])
-    if not names:
+        return app.json(
+            [
+                {"name": s.name, "stored": s.stored, "used_by": _user(s.name), "bindings": s.bindings}
+                for s in found
+            ]
+        )
+    if not found:
         return app.say("no secrets; the model credential is stored by 'thopter setup'")
-    for i, line in enumerate(table(("NAME", "USED BY"), [(name, _user(name)) for name in names])):
+    rows = []
+    for s in found:
+        name = s.name if s.stored else f"{s.name} (not set)"
+        rows += [(name, *_columns(b)) for b in s.bindings] or [(name, _user(s.name), "", "", "")]
+    head = ("NAME", "USED BY", "HEADER", "POLICY", "IN BOXES")
+    for i, line in enumerate(table(head, [tuple(one_line(c, 200) for c in row) for row in rows])):
         app.out(paint(line, "bold", on=app.colour and i == 0))
+
+
+def _columns(b: Binding) -> tuple[str, str, str, str]:
+    where = _place(b) + "".join(f" {m}" for m in b.methods) + "".join(f" {p}" for p in b.paths)
+    return where, f"{b.header}: {b.format.replace('{}', '****')}", b.policy, f"${b.env}" if b.env else ""
+
+
+def _place(b: Binding) -> str:
+    host = f"[{b.host}]" if ":" in b.host else b.host
+    return host if b.port == 443 else f"{host}:{b.port}"
 
 
 @secrets.command("set")
@@ -44,7 +70,10 @@ def list_(app: App, as_json: bool) -> None:
 @click.option("--kind", type=click.Choice(KINDS), default="plain", show_default=True, help="How it is sent.")
 @pass_app
 def set_(app: App, name: str, kind: str) -> None:
-    """Keep a secret; its value is asked for (or read from a pipe), never an argument."""
+    """Keep a secret; its value is asked for (or read from a pipe), never an argument.
+
+    Where it is in use already, the next request goes out with the new value.
+    """
     from thopter.kit.secrets import SecretStore, check_secret_name, secret
 
     check_secret_name(name)
@@ -56,18 +85,114 @@ def set_(app: App, name: str, kind: str) -> None:
     app.out(
         f"{name} is kept in {'the keyring' if where == 'keyring' else app.paths.config / 'secrets.json'}."
     )
+    _tell(app, name, "set")
 
 
 @secrets.command()
 @click.argument("name")
 @pass_app
 def delete(app: App, name: str) -> None:
-    """Forget a secret. Thopters go on; what used it says so when it next needs it."""
+    """Forget a secret: nothing goes out with it any more, and what used it says so."""
     from thopter.kit.secrets import SecretStore
 
     if not SecretStore(app.paths, app.env).delete(name):
         raise NotFound(f"there is no secret {name[:80]!r}", hint="see 'thopter secrets list'")
     app.out(f"Deleted {name}.")
+    _tell(app, name, "deleted")
+
+
+@secrets.command()
+@click.argument("name")
+@click.option("--host", required=True, metavar="HOST[:PORT]", help="The only host it is sent to, by https.")
+@click.option("--header", metavar="'NAME: VALUE'", default="Authorization: Bearer {}", show_default=True,
+              help="The header; {} is the secret. 'Authorization: Basic USER:{}' is encoded.")  # fmt: skip
+@click.option("--method", "methods", multiple=True, metavar="METHOD", help="Only these methods (repeat it).")
+@click.option("--path", "paths", multiple=True, metavar="PATH",
+              help="Only these paths (repeat it): exact, '*' for a segment, '/*' for all below.")  # fmt: skip
+@click.option(
+    "--policy", metavar="POLICY", default="", help="For boxes of this policy; default: the default one."
+)
+@click.option("--env", metavar="VARIABLE", help="Where tools find the placeholder; default: made from NAME.")
+@click.option("--no-env", is_flag=True, help="Give boxes no variable.")
+@click.option("--address", "addresses", multiple=True, metavar="NETWORK",
+              help="A network that is not public in which the host may be, such as 10.1.0.0/16.")  # fmt: skip
+@json_option()
+@pass_app
+def bind(
+    app: App,
+    name: str,
+    host: str,
+    header: str,
+    methods: tuple[str, ...],
+    paths: tuple[str, ...],
+    policy: str,
+    env: str | None,
+    no_env: bool,
+    addresses: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Let boxes of a policy use secret NAME on HOST without holding it.
+
+    The egress gateway puts it into the header of their requests to that host, in place of whatever
+    they send themselves, and masks it in the answers. It is written into policy.toml and counts from
+    the next request on; 'thopter egress' and the events tell each use.
+    """
+    from thopter.mesh.secrets import bind as ask
+    from thopter.model.api.secrets import BindRequest
+
+    where, port = _host(host)
+    field, colon, form = header.partition(":")
+    if not colon or form.count("{}") != 1:
+        raise BadInput(f"{header[:80]!r} is no header with one {{}} in it", hint="see --help")
+    request = BindRequest(
+        name=name, host=where, port=port, header=field.strip(), format=form.strip(), methods=list(methods),
+        paths=list(paths), addresses=list(addresses), policy=policy, env="" if no_env else env,
+    )  # fmt: skip
+    done = ask(app.hub, request)
+    if as_json:
+        return app.json(done)
+    b = done.binding
+    app.out(f"{name} goes to {_place(b)} in {b.header}, for boxes of policy {b.policy}.")
+    if b.env:
+        app.say(f"New boxes have ${b.env}, a placeholder.")
+        if done.older:
+            are = plural(len(done.older), "older box", "older boxes")
+            app.say(f"{are} can use it too, without that variable: {', '.join(done.older)}")
+    if not done.stored:
+        app.say(f"There is no such secret yet: thopter secrets set {name}")
+
+
+@secrets.command()
+@click.argument("name")
+@click.option("--host", default="", metavar="HOST", help="Only there; default: everywhere.")
+@click.option("--policy", default="", metavar="POLICY", help="Only in this policy; default: in all.")
+@pass_app
+def unbind(app: App, name: str, host: str, policy: str) -> None:
+    """Take the use of secret NAME back; the secret stays. Requests under way end."""
+    from thopter.mesh.secrets import unbind as ask
+    from thopter.model.api.secrets import UnbindRequest
+
+    done = ask(app.hub, UnbindRequest(name=name, host=host, policy=policy))
+    for b in done.removed:
+        app.out(f"{name} no longer goes to {_place(b)} for boxes of policy {b.policy}.")
+
+
+def _host(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or (":" in host and not host.endswith("]")) or text.endswith("]"):
+        host, port = text, "443"
+    if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise BadInput(f"{text[:100]!r} is no HOST or HOST:PORT")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _tell(app: App, name: str, change: Change) -> None:
+    """Let what runs use the store as it is now; a gateway that outlived its hub holds the old value, so the
+    hub is started for it."""
+    from thopter.mesh.secrets import changed
+
+    if app.paths.hub_socket.exists() or (app.paths.runtime / "egress.sock").exists():
+        changed(app.hub, name, change)
 
 
 def _user(name: str) -> str:

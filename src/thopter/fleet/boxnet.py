@@ -35,7 +35,8 @@ cat "$1" >> "$2.new" && chmod 644 "$2.new" && mv "$2.new" "$2"
 
 
 def chosen(box: Box) -> dict[str, Any]:
-    """The policy that was chosen for a box: ``name``, ``why``, and ``ca`` (it opens TLS)."""
+    """The policy that was chosen for a box: ``name``, ``why``, ``ca`` (it opens TLS), and ``env``, the
+    placeholders of the secrets that may be used."""
     found = box.memory.get("policy")
     return dict(found) if isinstance(found, dict) else {}
 
@@ -50,6 +51,7 @@ def variables(box: Box) -> dict[str, str]:
     if shares_the_machine(box):
         return {}
     found = {name: PROXY for name in _PROXIES} | {"no_proxy": _DIRECT, "NO_PROXY": _DIRECT}
+    found |= {str(k): str(v) for k, v in (chosen(box).get("env") or {}).items()}
     if chosen(box).get("ca"):
         found |= {name: BUNDLE_FILE for name in _BUNDLES} | {"NODE_EXTRA_CA_CERTS": CA_FILE}
     return found

@@ -35,10 +35,24 @@ from thopter.store.store import Tx
 
 log = logging.getLogger(__name__)
 KINDS = {"deny": "egress.denied", "ask": "egress.asked"}
+USED = {"use": "secret.used"}
 _PAUSE_S = 1.0
 _WAIT_MS = 10_000
 _UP = (BoxState.READY, BoxState.FROZEN)
-_KEPT = ("verdict", "code", "reason", "scheme", "method", "host", "port", "path", "rule", "status", "count")
+_KEPT = (
+    "verdict",
+    "code",
+    "reason",
+    "scheme",
+    "method",
+    "host",
+    "port",
+    "path",
+    "rule",
+    "status",
+    "count",
+    "secret",
+)
 Spawn = Callable[[str, Coroutine[Any, Any, Any]], object]
 
 
@@ -87,7 +101,7 @@ class Egress:
                 await self._deps.clock.sleep(_PAUSE_S)
 
     async def _keep(self, boot: str, after: int, page: Mapping[str, Any]) -> None:
-        events = [self._event(r) for r in page.get("records", []) if r.get("verdict") in KINDS]
+        events = [self._event(r) for r in page.get("records", []) if r.get("verdict") in KINDS | USED]
         if page.get("dropped"):
             log.warning("%d records of the egress gateway were lost", page["dropped"])
         if not events:
@@ -103,8 +117,11 @@ class Egress:
         box = str(record.get("box", ""))
         live = self._live.get(box)
         data = {k: record[k] for k in _KEPT if record.get(k)} | {"name": live.box.name if live else ""}
+        kind = (KINDS | USED)[record["verdict"]]
+        if kind in USED.values():
+            data["credential"] = data.pop("code", "")
         return Event(
-            kind=KINDS[record["verdict"]],
+            kind=kind,
             at_ms=int(record.get("at_ms") or self._deps.clock.now_ms()),
             box=box,
             run=str(record.get("run", "")),

@@ -31,6 +31,7 @@ from thopter.fleet.person import Hands
 from thopter.fleet.places import places_of
 from thopter.fleet.pool import WarmPool
 from thopter.fleet.saving import mend
+from thopter.fleet.secrets import Secrets
 from thopter.fleet.session_log import SessionLogs
 from thopter.fleet.sleep import Sleep
 from thopter.fleet.snapshots import Snapshots
@@ -99,6 +100,7 @@ class Fleet:
         self.variables = Variables(deps)
         self.notes = Notes(deps, self._crew.live)
         self.egress = Egress(deps, self._crew.live)
+        self.secrets = Secrets(deps)
         self.talk = Talk(deps, self._crew)
         self.approvals = Approvals(deps, self._crew)
         self.usage = Usages(deps)

@@ -11,6 +11,7 @@ from msgspec import Struct
 from thopter.model.api import Check
 from thopter.model.api.egress import Findings, PolicyBook, PolicyInfo, Verdict
 from thopter.model.api.notes import Target
+from thopter.model.api.secrets import Binding, BindRequest, UnbindRequest
 from thopter.model.notes import Letter, NoteKind
 from thopter.model.nouns import RepoRef
 
@@ -102,16 +103,21 @@ class Gateways(Protocol):
     async def policies_changed(self) -> None:
         """Look at the policy file now and serve every box by what it says."""
 
+    async def secrets_changed(self) -> None:
+        """Serve every box with the secrets that are stored now."""
+
 
 class Chosen(TypedDict):
     """A policy chosen for a box, as kept with the box. ``ca``: it opens TLS; ``isolation``: the weakest
-    kind of box it takes; ``most``: limits of the box, 0 for none."""
+    kind of box it takes; ``most``: limits of the box, 0 for none; ``env``: placeholders of the secrets that
+    may be used (absent in boxes of an older thopter)."""
 
     name: str
     why: str
     ca: bool
     isolation: str
     most: dict[str, float]
+    env: dict[str, str]
 
 
 class Policies(Protocol):
@@ -160,6 +166,18 @@ class Policies(Protocol):
 
     async def allow_always(self, policy: str, host: str, port: int) -> None:
         """Write a host into a policy of the file; Refused when the file is not what can be added to."""
+
+    async def secret_names(self) -> list[str]:
+        """Names of the secrets in the hub's store."""
+
+    def bindings(self) -> list[Binding]:
+        """Where policies let secrets be used."""
+
+    async def bind(self, req: BindRequest) -> Binding:
+        """Write a binding into a policy of the file; BadInput, NotFound, Refused as for a host."""
+
+    async def unbind(self, req: UnbindRequest) -> list[Binding]:
+        """Take bindings out of the file; returns them."""
 
     def ca_cert(self) -> str:
         """The certificate of this hub's authority, in PEM. Blocking when it must be made."""

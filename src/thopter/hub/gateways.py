@@ -51,6 +51,7 @@ class HubGateways:
         self.model = GatewayClient("thopter.gateway.model", paths.runtime / "model.sock", paths.state)
         self.git = GatewayClient("thopter.gateway.git", paths.runtime / "git.sock", paths.state)
         self._secrets = secrets
+        self._secrets_seen = secrets.stamp()
         self._wanted: dict[str, _Wanted] = {}
         self._stack = AsyncExitStack()
         self._nursery = Nursery()
@@ -187,6 +188,20 @@ class HubGateways:
                 log.error("which policies are in force could not be recorded: %s", e.message)
             await asyncio.sleep(_POLICY_LOOK_S)
             await self.policies_changed()
+            if await asyncio.to_thread(self._secrets.stamp) != self._secrets_seen:
+                await self.secrets_changed()
+
+    async def secrets_changed(self) -> None:
+        """See the port."""
+        self._secrets_seen = await asyncio.to_thread(self._secrets.stamp)
+        for box, wanted in list(self._wanted.items()):
+            try:
+                if wanted.model.credential:
+                    await self._attach_model(box, wanted)
+                if self.shelf.get(wanted.egress.policy).credentials:
+                    await self._attach_egress(box, wanted)
+            except ThopterError as e:
+                log.error("a gateway does not take the secrets of %s: %s", box, e.message)
 
     async def policies_changed(self) -> None:
         """See the port."""

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,12 +27,14 @@ from thopter.gateway.policy.hosts import BadHost, canonical_host
 from thopter.gateway.policy.model import Allow, Commands, Deny, Policy, Rule
 from thopter.gateway.policy.read import Book, PolicyError, read_book
 from thopter.gateway.policy.shipped import SHIPPED
+from thopter.hub.bindings import binding_of, bindings_of, with_binding, without_bindings
 from thopter.hub.shelf_edit import with_host
 from thopter.kit.paths import Paths, private_dir
 from thopter.kit.secrets import SecretStore, write_private
 from thopter.model.api import Check
 from thopter.model.api.egress import Finding, Findings, PolicyInfo, Verdict
 from thopter.model.api.egress import PolicyBook as BookView
+from thopter.model.api.secrets import Binding, BindRequest, UnbindRequest
 from thopter.model.errors import BadInput, NotFound, Refused, ThopterError
 
 log = logging.getLogger(__name__)
@@ -149,7 +151,10 @@ class Shelf:
             raise NotFound(f"there is no policy {name!r} ({why})", hint=f"known: {known}")
         policy = self.book.policies[name]
         most = {k: float(v) for k, v in to_builtins(policy.box).items()}
-        return Chosen(name=name, why=why, ca=policy.inspects, isolation=policy.isolation, most=most)
+        env = {c.env: c.placeholder for c in policy.credentials if c.env}
+        return Chosen(
+            name=name, why=why, ca=policy.inspects, isolation=policy.isolation, most=most, env=env
+        )
 
     def may_run(
         self,
@@ -267,15 +272,50 @@ class Shelf:
 
     async def allow_always(self, policy: str, host: str, port: int) -> None:
         """See the port."""
-        await asyncio.to_thread(self._allow_always, policy, host, port)
+        await asyncio.to_thread(self._edit, lambda text: with_host(text, policy, host, port))
 
-    def _allow_always(self, policy: str, host: str, port: int) -> None:
+    async def secret_names(self) -> list[str]:
+        """See the port."""
+        return await asyncio.to_thread(self._secrets.names)
+
+    def bindings(self) -> list[Binding]:
+        """See the port."""
+        return [b for policy in self.book.policies.values() for b in bindings_of(policy)]
+
+    async def bind(self, req: BindRequest) -> Binding:
+        """See the port."""
+        name = self.setting or self.book.default
+        name = str(self.choose(req.policy or name, "")["name"])
+        binding = binding_of(req, name, self.canonical(req.host))
+        await asyncio.to_thread(self._edit, lambda text: with_binding(text, binding))
+        return binding
+
+    async def unbind(self, req: UnbindRequest) -> list[Binding]:
+        """See the port."""
+        removed: list[Binding] = []
+        host = self.canonical(req.host) if req.host else ""
+        wanted = [
+            b for b in self.bindings()
+            if b.name == req.name and req.policy in ("", b.policy) and host in ("", b.host)
+        ]  # fmt: skip
+
+        def change(text: str) -> str:
+            text, places = without_bindings(text, req.name, host, req.policy)
+            removed[:] = [b for b in wanted if (b.policy, b.host) in places]
+            return text
+
+        if wanted:
+            await asyncio.to_thread(self._edit, change)
+        return removed
+
+    def _edit(self, change: Callable[[str], str]) -> None:
+        """Replace the file by what ``change`` makes of it, if that can be used."""
         private_dir(self.file.parent)
         lock = os.open(self.file.parent / "policy.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             target = self.file.resolve()  # a symlink of a dotfile manager stays one
-            text = with_host(_read(target) or "", policy, host, port)
+            text = change(_read(target) or "")
             try:
                 read_book(text, SHIPPED)
             except PolicyError as e:

@@ -95,6 +95,14 @@ class SecretStore:
     def _has_desktop(self) -> bool:
         return sys.platform == "darwin" or bool(self._env.get("DBUS_SESSION_BUS_ADDRESS"))
 
+    def stamp(self) -> object:
+        """Changes whenever a secret was set or deleted, wherever it is kept."""
+        try:
+            found = self._file.stat()
+        except OSError as e:
+            return e.errno
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
     def names(self) -> list[str]:
         """Return the names of all secrets, wherever they are."""
         return sorted(self._read())

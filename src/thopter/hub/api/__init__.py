@@ -14,6 +14,7 @@ from thopter.hub.api import (
     notes,
     pool,
     ports,
+    secrets,
     sleep,
     snapshots,
     talk,
@@ -40,6 +41,7 @@ ROUTES = (
     *notes.ROUTES,
     *log.ROUTES,
     *egress.ROUTES,
+    *secrets.ROUTES,
     *pool.ROUTES,
     *audit.ROUTES,
 )

@@ -16,6 +16,7 @@ from thopter.hub.ports.egress import EgressPort
 from thopter.hub.ports.log import LogsPort
 from thopter.hub.ports.notes import NotesPort
 from thopter.hub.ports.pool import PoolPort
+from thopter.hub.ports.secrets import SecretsPort
 from thopter.hub.ports.sleep import SleepPort
 from thopter.hub.ports.snapshots import SnapshotsPort
 from thopter.hub.ports.talk import TalkPort
@@ -118,6 +119,10 @@ class FleetPort(Protocol):
     @property
     def egress(self) -> EgressPort:
         """Policies, and what boxes reach."""
+
+    @property
+    def secrets(self) -> SecretsPort:
+        """Secrets, and where they may be used."""
 
     @property
     def talk(self) -> TalkPort:
