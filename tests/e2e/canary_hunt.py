@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -29,11 +30,22 @@ class Hunt:
     def file(self, path: Path) -> None:
         """A file piece by piece, pieces overlapping."""
         try:
-            with path.open("rb") as file:
-                tail = b""
-                while piece := file.read(_PIECE):
+            with path.open("rb", 0) as file:
+                end, at, tail = os.fstat(file.fileno()).st_size, 0, b""
+                while at < end:
+                    try:
+                        start = os.lseek(file.fileno(), at, os.SEEK_DATA)  # images of disks are mostly holes
+                    except OSError as e:
+                        if e.errno == errno.ENXIO:
+                            break  # nothing but a hole from here on
+                        start = at
+                    os.lseek(file.fileno(), start, os.SEEK_SET)
+                    piece = file.read(_PIECE)
+                    if not piece:
+                        break
+                    tail = tail if start == at else b""
                     self.bytes(str(path), tail + piece)
-                    tail = piece[-self._most :]
+                    tail, at = piece[-self._most :], start + len(piece)
         except OSError:
             return  # gone meanwhile, or a file that can't be read
 

@@ -17,7 +17,7 @@ MIB = 1 << 20
 
 def _chosen(isolation: str = "any", **most: float) -> Chosen:
     every = {"memory_mb": 0.0, "pids": 0.0, "cpus": 0.0, "disk_mb": 0.0} | most
-    return Chosen(name="team", why="asked for", ca=False, isolation=isolation, most=every)
+    return Chosen(name="team", why="asked for", ca=False, isolation=isolation, most=every, env={})
 
 
 def _caps(isolation: Isolation = Isolation.NAMESPACES_USER, *limits: str) -> Caps:

@@ -29,6 +29,8 @@ from memory_talk import MemoryTalk
 from memory_variables import MemoryVariables
 from msgspec import Struct
 
+from thopter.fleet.tokens import Tokens
+from thopter.kit.clock import SystemClock
 from thopter.kit.paths import Paths
 from thopter.kit.settings import Settings
 from thopter.model.api import (
@@ -144,6 +146,7 @@ class MemoryFleet:
         self.notes = MemoryNotes()
         self.egress = MemoryEgress()
         self.secrets = MemorySecrets()
+        self.tokens = Tokens(lambda: store, SystemClock())
         self.talk = MemoryTalk(self._find)
         self.approvals = MemoryApprovals(self._find)
         self.usage = MemoryUsage(self._find)

@@ -143,10 +143,17 @@ def test_the_throttle_lets_some_failures_pass_then_one_in_two_seconds() -> None:
 
 @given(st.binary(max_size=300))
 def test_no_header_but_the_right_one_is_a_token(given_header: bytes) -> None:
+    import asyncio
+
     tokens = Tokens({"thp_" + "a" * 43: ALL_SCOPES}, Throttle(Hand()))
-    assert tokens.scopes([given_header]) is None
-    assert tokens.scopes([b"Bearer " + given_header]) is None
-    assert tokens.scopes([]) is None
+    tokens.loaded.set()
+
+    async def run() -> None:
+        for headers in ([given_header], [b"Bearer " + given_header], []):
+            assert await tokens.holder(headers, 1) is None
+        assert await tokens.holder([b"Bearer thp_" + b"a" * 43], 1) is not None
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize(

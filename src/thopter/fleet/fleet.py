@@ -36,6 +36,7 @@ from thopter.fleet.session_log import SessionLogs
 from thopter.fleet.sleep import Sleep
 from thopter.fleet.snapshots import Snapshots
 from thopter.fleet.talk import Talk, fresh_id
+from thopter.fleet.tokens import Tokens
 from thopter.fleet.unsent import say_now
 from thopter.fleet.usage import Usages
 from thopter.fleet.variables import Variables
@@ -101,6 +102,7 @@ class Fleet:
         self.notes = Notes(deps, self._crew.live)
         self.egress = Egress(deps, self._crew.live)
         self.secrets = Secrets(deps)
+        self.tokens = Tokens(lambda: deps.store, deps.clock)
         self.talk = Talk(deps, self._crew)
         self.approvals = Approvals(deps, self._crew)
         self.usage = Usages(deps)

@@ -25,7 +25,7 @@ from thopter.hub.answers import (
 from thopter.hub.api import ROUTES
 from thopter.hub.asgi import App, Receive, Scope, Send
 from thopter.hub.doors import Door
-from thopter.hub.endpoint import Endpoint, NeedsWebSocket, PathEndpoint, check_scope
+from thopter.hub.endpoint import Endpoint, NeedsWebSocket, PathEndpoint, check_scope, while_good
 from thopter.hub.guard import Guard
 from thopter.hub.life import Hub
 from thopter.hub.routes import Route
@@ -42,7 +42,7 @@ class WebSocketEndpoint:
         """Check the scope, then converse."""
         check_scope(self._route, scope)
         key = str(scope["path_params"].get(self._route.parameter, ""))
-        await self._route.handler(self._hub, key, scope, receive, send)
+        await while_good(scope, self._hub, self._route.handler(self._hub, key, scope, receive, send))
 
 
 class NoWebSocket:

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import hmac
 import os
 import secrets
 import stat
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
+from thopter.hub.tickets import Tickets
 from thopter.model.errors import Refused
 
 if TYPE_CHECKING:
     from thopter.kit.clock import Clock
 
-READ, OPERATE, ADMIN = "read", "operate", "admin"
-ALL_SCOPES = frozenset({READ, OPERATE, ADMIN})
+READ, OPERATE, APPROVE, ADMIN = "read", "operate", "approve", "admin"
+ALL_SCOPES = frozenset({READ, OPERATE, APPROVE, ADMIN})
 
 TOKEN_PREFIX = "thp_"
 TOKEN_MAX = 200
+_PREFIX = TOKEN_PREFIX.encode()
 _FAILURES = 20  # this many at once,
 _REFILL = 0.5  # then this many a second
+_SOURCES = 1024  # whose failures are remembered
+_ALL = 10  # all sources together: so many times that
+_LOAD_SECONDS = 20.0
 
 
 def token_file(state: Path) -> Path:
@@ -52,7 +62,7 @@ def load_token(path: Path) -> str:
 
 
 def _make_token(path: Path) -> str:
-    token = TOKEN_PREFIX + secrets.token_urlsafe(32)
+    token = fresh_token()
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(fd, "wb") as file:
@@ -63,51 +73,159 @@ def _make_token(path: Path) -> str:
     return token
 
 
-class Throttle:
-    """A bucket of failures. Over it, failures are answered 429 and logged once until it refills."""
+class Holder(Struct, frozen=True, eq=False):
+    """Who calls: the operator by the unix socket, or whoever has the token of that name. ``scopes`` are the
+    server's word. ``over`` is set when the token is revoked; ``expires_ms`` 0: never."""
 
-    def __init__(self, clock: Clock, room: int = _FAILURES, refill: float = _REFILL) -> None:
-        self._clock = clock
+    name: str
+    scopes: frozenset[str]
+    expires_ms: int = 0
+    over: asyncio.Event | None = None
+
+    def good(self, now_ms: int) -> bool:
+        """Whether it still may."""
+        revoked = self.over is not None and self.over.is_set()
+        return not revoked and (not self.expires_ms or now_ms < self.expires_ms)
+
+    async def ended(self, clock: Clock) -> None:
+        """Return when its token is revoked or has expired; until then wait."""
+        over = self.over or asyncio.Event()
+        while self.good(clock.now_ms()):
+            left = (self.expires_ms - clock.now_ms()) / 1000 if self.expires_ms else 3600.0
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(min(left, 3600.0), 0.01)):
+                    await over.wait()
+
+
+OPERATOR = Holder("operator", ALL_SCOPES)
+
+
+class Throttle:
+    """Buckets of failures, one for each source and one for all together. Over them, failures are answered
+    429. So many sources are remembered and no more."""
+
+    def __init__(
+        self, clock: Clock, room: int = _FAILURES, refill: float = _REFILL, sources: int = _SOURCES
+    ) -> None:
+        self.clock = clock
         self._room = float(room)
         self._refill = refill
-        self._left = float(room)
-        self._at = clock.monotonic()
+        self._most = sources
+        self._all = _Bucket(self._room * _ALL, clock.monotonic())
+        self._sources: OrderedDict[str, _Bucket] = OrderedDict()
 
-    def failed(self) -> float:
-        """Count one failure; return 0, or the seconds after which one more may be tried."""
-        now = self._clock.monotonic()
-        self._left = min(self._room, self._left + (now - self._at) * self._refill)
-        self._at = now
-        if self._left < 1:
-            return (1 - self._left) / self._refill
-        self._left -= 1
+    def failed(self, source: str = "") -> float:
+        """Count one failure of ``source``; return 0, or the seconds after which one more may be tried."""
+        now = self.clock.monotonic()
+        bucket = self._sources.get(source)
+        if bucket is None:
+            while len(self._sources) >= self._most:
+                self._sources.popitem(last=False)
+            bucket = self._sources[source] = _Bucket(self._room, now)
+        self._sources.move_to_end(source)
+        wait = bucket.take(now, self._room, self._refill)
+        return wait or self._all.take(now, self._room * _ALL, self._refill * _ALL)
+
+    @property
+    def sources(self) -> int:
+        """How many are remembered now."""
+        return len(self._sources)
+
+
+class _Bucket:
+    def __init__(self, left: float, at: float) -> None:
+        self.left, self.at = left, at
+
+    def take(self, now: float, room: float, refill: float) -> float:
+        self.left = min(room, self.left + (now - self.at) * refill)
+        self.at = now
+        if self.left < 1:
+            return (1 - self.left) / refill
+        self.left -= 1
         return 0.0
 
 
 class Tokens:
-    """The tokens that a door accepts, each with its scopes. Only digests are kept in memory.
+    """The tokens that doors accept, each with its scopes. Only digests are kept in memory.
 
     A right token passes also while failures are throttled: it has 256 random bits, so it can't be
     guessed, and refusing it would let any program on this machine lock its owner out.
     """
 
-    def __init__(self, tokens: Mapping[str, frozenset[str]], throttle: Throttle) -> None:
-        self._digests = [(_digest(token), scopes) for token, scopes in tokens.items()]
+    def __init__(
+        self, tokens: Mapping[str, frozenset[str]], throttle: Throttle, file: Path | None = None
+    ) -> None:
+        """``tokens``: those known from the start (the hub's own); ``file`` is where that one is kept."""
+        self._known: dict[str, tuple[bytes, Holder]] = {}
+        for number, (token, scopes) in enumerate(tokens.items()):
+            name = "hub" if not number else f"hub{number}"
+            self._known[name] = (_digest(token), Holder(name, scopes, over=asyncio.Event()))
         self.throttle = throttle
+        self.tickets = Tickets(throttle.clock)
+        self.file = file
+        self.loaded = asyncio.Event()  # set once the tokens of the store are known too
+        self.used_ms: dict[str, int] = {}
 
-    def scopes(self, authorization: list[bytes]) -> frozenset[str] | None:
-        """Scopes of the one ``Authorization`` header given, or None when it is not a right one."""
-        if len(authorization) != 1 or len(authorization[0]) > TOKEN_MAX + 10:
-            return None
-        scheme, _, given = authorization[0].partition(b" ")
-        if scheme.lower() != b"bearer":
+    def add(self, name: str, digest: str, scopes: Iterable[str], expires_ms: int) -> None:
+        """Accept a token from now on; ``digest`` in hex."""
+        holder = Holder(name, expanded(scopes), expires_ms, asyncio.Event())
+        self._known[name] = (bytes.fromhex(digest), holder)
+
+    def remove(self, name: str) -> None:
+        """Accept it no more; its conversations end."""
+        known = self._known.pop(name, None)
+        if known is not None and known[1].over is not None:
+            known[1].over.set()
+
+    def renew(self) -> None:
+        """Replace the hub's own token, in its file too; the old one is worth nothing any more."""
+        if self.file is not None:
+            token = _make_token(self.file)
+            self.remove("hub")
+            self._known["hub"] = (_digest(token), Holder("hub", ALL_SCOPES, over=asyncio.Event()))
+
+    async def holder(self, authorization: list[bytes], now_ms: int) -> Holder | None:
+        """Whose token the one ``Authorization`` header holds, or None when it is not a right one. While
+        the hub starts, one that is not known yet waits (bounded) until the store has been read."""
+        given = _bearer(authorization)
+        found = self._find(given, now_ms)
+        if found is None and given and given.startswith(_PREFIX) and not self.loaded.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOAD_SECONDS):
+                    await self.loaded.wait()
+            found = self._find(given, now_ms)
+        if found is not None:
+            self.used_ms[found.name] = now_ms
+        return found
+
+    def _find(self, given: bytes | None, now_ms: int) -> Holder | None:
+        if given is None:
             return None
         mine = hashlib.sha256(given).digest()
-        found: frozenset[str] | None = None
-        for digest, scopes in self._digests:  # no early end: the time says nothing about which
+        found: Holder | None = None
+        for digest, holder in self._known.values():  # no early end: the time says nothing about which
             if hmac.compare_digest(digest, mine):
-                found = scopes
-        return found
+                found = holder
+        return found if found is not None and found.good(now_ms) else None
+
+
+def _bearer(authorization: list[bytes]) -> bytes | None:
+    """The token in the one header given, if it may be one."""
+    if len(authorization) != 1 or len(authorization[0]) > TOKEN_MAX + 10:
+        return None
+    scheme, _, given = authorization[0].partition(b" ")
+    return given if scheme.lower() == b"bearer" else None
+
+
+def expanded(scopes: Iterable[str]) -> frozenset[str]:
+    """What scopes include: whoever acts or approves may look, an admin may everything."""
+    found = set(scopes) & ALL_SCOPES
+    return ALL_SCOPES if ADMIN in found else frozenset(found | ({READ} if found else set()))
+
+
+def fresh_token() -> str:
+    """A token of 256 random bits."""
+    return TOKEN_PREFIX + secrets.token_urlsafe(32)
 
 
 def _digest(token: str) -> bytes:

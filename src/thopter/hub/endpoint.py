@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -20,7 +20,8 @@ from thopter.hub.answers import (
     unexpected,
 )
 from thopter.hub.asgi import App, Receive, Scope, Send, first_of, gone, headers_named
-from thopter.hub.guard import SCOPES_KEY
+from thopter.hub.auth import Holder
+from thopter.hub.guard import HOLDER_KEY, TICKET_KEY
 from thopter.hub.idempotency import Answer, once, read_key
 from thopter.hub.life import Hub
 from thopter.hub.routes import Call, Route, parse_body, parse_query
@@ -79,7 +80,8 @@ class Endpoint:
         check_scope(route, scope)
         query = parse_query(route.query, scope["query_string"])
         if route.kind == "events":
-            await route.handler(self.hub, query, scope, receive, send)
+            talk = route.handler(self.hub, query, scope, receive, send)
+            await while_good(scope, self.hub, talk)
         elif route.kind == "upload":
             check_type(scope, b"application/octet-stream")
             call = await self._call(scope, query, Nothing(), _upload(receive))
@@ -111,7 +113,15 @@ class Endpoint:
     ) -> Call[Any, Any]:
         key = str(scope["path_params"].get(self.route.parameter, ""))
         inside = None if self.route.alone else await self.hub.parts(self.route.mutating)
-        return Call(hub=self.hub, inside=inside, key=key, query=query, body=body, chunks=chunks)
+        return Call(
+            hub=self.hub,
+            inside=inside,
+            key=key,
+            query=query,
+            body=body,
+            chunks=chunks,
+            holder=holder_of(scope),
+        )
 
     async def _answer(self, scope: Scope, call: Call[Any, Any], raw: bytes) -> Answer:
         key = read_key(scope) if self.route.mutating else ""
@@ -121,6 +131,8 @@ class Endpoint:
         async def work() -> Answer:
             return await self._run(scope, call)
 
+        if call.holder.name not in ("operator", "hub"):  # nobody learns another's answer by its key
+            key = f"{call.holder.name}/{key}"
         return await once(call.parts, scope, key, raw, self.hub.clock.now_ms(), work)
 
     async def _run(self, scope: Scope, call: Call[Any, Any]) -> Answer:
@@ -149,8 +161,26 @@ class Endpoint:
 
 def check_scope(route: Route, scope: Scope) -> None:
     """Raise NotAllowed unless the caller's token carries the route's scope."""
-    if route.scope not in scope[SCOPES_KEY]:
+    if scope.get(TICKET_KEY) and route.kind not in ("events", "exec"):
+        raise not_allowed("a ticket opens a WebSocket or a stream of events, nothing else", status=401)
+    if route.scope not in holder_of(scope).scopes:
         raise not_allowed(f"this token may not do this; it needs the scope {route.scope!r}")
+
+
+def holder_of(scope: Scope) -> Holder:
+    """Who calls, as the guard found out."""
+    found = scope[HOLDER_KEY]
+    assert isinstance(found, Holder)
+    return found
+
+
+async def while_good(scope: Scope, hub: Hub, talk: Coroutine[Any, Any, None]) -> None:
+    """Go on with a conversation for as long as the caller's token is good; cut it off then."""
+    holder = holder_of(scope)
+    if holder.over is None:
+        await talk
+    else:
+        await first_of(talk, holder.ended(hub.clock))
 
 
 def check_type(scope: Scope, wanted: bytes) -> None:

@@ -11,14 +11,15 @@ import logging
 
 from thopter.hub.answers import SECURITY_HEADERS, not_allowed, send_error, throttled, unexpected
 from thopter.hub.asgi import App, Message, Receive, Scope, Send, headers_named
-from thopter.hub.auth import ADMIN, ALL_SCOPES
+from thopter.hub.auth import ADMIN, OPERATOR, Holder, Tokens
 from thopter.hub.doors import Door
 from thopter.hub.peer import announce
+from thopter.hub.tickets import ticket_in
 from thopter.model.errors import ThopterError
 
 log = logging.getLogger("thopter.hub.guard")
 
-SCOPES_KEY = "thopter.scopes"
+HOLDER_KEY, TICKET_KEY = "thopter.holder", "thopter.ticket"
 _SAME_ORIGIN: tuple[list[bytes], ...] = ([], [b"same-origin"], [b"none"])
 
 
@@ -40,8 +41,13 @@ class Guard:
         if refusal is not None:
             await send_error(answer, refusal, websocket)
             return
-        token = None if self._door.tokens is None else "hub"
-        announce(scope, token, ADMIN in scope[SCOPES_KEY])
+        holder = await self._holder(scope)
+        if isinstance(holder, ThopterError):
+            await send_error(answer, holder, websocket)
+            return
+        scope[HOLDER_KEY] = holder
+        token = None if self._door.tokens is None else holder.name
+        announce(scope, token, ADMIN in holder.scopes)
         try:
             await self._app(scope, receive, answer)
         except ThopterError as error:
@@ -64,27 +70,48 @@ class Guard:
             return not_allowed("another origin may not call this hub")
         if headers_named(scope, b"sec-fetch-site") not in _SAME_ORIGIN:
             return not_allowed("another site may not call this hub")
+        return None
+
+    async def _holder(self, scope: Scope) -> Holder | ThopterError:
+        """Who calls, or why they may not; wrong guesses are counted by where they come from."""
         tokens = self._door.tokens
         if tokens is None:
-            scope[SCOPES_KEY] = ALL_SCOPES
-            return None
-        scopes = tokens.scopes(headers_named(scope, b"authorization"))
-        if scopes is not None:
+            return OPERATOR
+        given = headers_named(scope, b"authorization")
+        ticket = None if given else ticket_in(scope["query_string"])
+        if ticket is not None:
+            holder = self._by_ticket(tokens, ticket, scope)
+            scope[TICKET_KEY] = True
+        else:
+            holder = await tokens.holder(given, tokens.throttle.clock.now_ms())
+        if holder is not None:
             self._throttled = False
-            scope[SCOPES_KEY] = scopes
-            return None
-        wait = tokens.throttle.failed()
+            return holder
+        wait = tokens.throttle.failed(_source(scope))
         if wait:
             if not self._throttled:
                 log.warning("failed attempts at %s are being throttled", self._door.label)
                 self._throttled = True
             return throttled(wait)
         log.info("an attempt without a right token at %s", self._door.label)
-        return not_allowed(
-            "a right token is needed here",
-            "send 'Authorization: Bearer TOKEN'; the token is in the hub's state folder",
-            status=401,
-        )
+        hint = "send 'Authorization: Bearer TOKEN'; see 'thopter token'"
+        if ticket is not None:
+            hint = "a ticket is good once, for one path, for half a minute: POST /v1/tickets makes another"
+        return not_allowed("a right token is needed here", hint, status=401)
+
+    def _by_ticket(self, tokens: Tokens, ticket: str, scope: Scope) -> Holder | None:
+        """Who comes with a ticket. A WebSocket with one comes from a page, so it must say from which."""
+        found = tokens.tickets.redeem(ticket, scope["path"])
+        if scope["type"] == "websocket" and not headers_named(scope, b"origin"):
+            return None
+        return found
+
+
+def _source(scope: Scope) -> str:
+    """Where a caller is: an address, of IPv6 the network (whoever has one address has all of it)."""
+    client = scope.get("client")
+    host = str(client[0]) if client else ""
+    return ":".join(host.split(":")[:4]) if ":" in host else host
 
 
 class _Answer:

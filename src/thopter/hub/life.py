@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import cast
 
 import thopter
+from thopter.hub.auth import Throttle, Tokens
 from thopter.hub.feed import Feed
 from thopter.hub.ports import Compose, Composition
 from thopter.kit.clock import Clock
@@ -29,7 +30,8 @@ _LOOK = 0.02
 class Hub:
     """What routes know of the hub they run in."""
 
-    def __init__(self, paths: Paths, settings: Settings, clock: Clock) -> None:
+    def __init__(self, paths: Paths, settings: Settings, clock: Clock, tokens: Tokens | None = None) -> None:
+        self.tokens = tokens or Tokens({}, Throttle(clock))  # without a TCP door nobody shows one
         self.paths = paths
         self.settings = settings
         self.clock = clock
@@ -131,6 +133,9 @@ class Hub:
             inside = compose(self.paths, self.settings)
             self._made = inside
             await inside.start()
+            for row in await inside.fleet.tokens.all():
+                self.tokens.add(row.name, row.digest, row.scopes, row.expires_ms)
+            self.tokens.loaded.set()
             self._feed = Feed(inside.events)
             await self._record_start(inside)
         except ThopterError as error:

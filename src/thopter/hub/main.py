@@ -93,9 +93,10 @@ class House:
             return []
         from thopter.kit.clock import SystemClock
 
-        token = load_token(token_file(self.paths.state))
+        file = token_file(self.paths.state)
+        token = load_token(file)
         logs.redact.hide(token)
-        return [open_tcp(listen, Tokens({token: ALL_SCOPES}, Throttle(SystemClock())))]
+        return [open_tcp(listen, Tokens({token: ALL_SCOPES}, Throttle(SystemClock()), file))]
 
     def run(self, foreground: bool, flags: dict[str, str], load: Callable[[], Compose] | None) -> int:
         """Serve until told to stop; always removes the socket and frees the locks."""

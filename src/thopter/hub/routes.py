@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from thopter.hub.answers import bad_request
+from thopter.hub.auth import OPERATOR, Holder
 from thopter.hub.life import Hub
 from thopter.hub.ports import Composition, FleetPort
 from thopter.model.api import Nothing
@@ -24,7 +25,7 @@ B = TypeVar("B")
 
 class Call(Struct, Generic[Q, B]):
     """One request, checked: the hub, its inside (None for routes served ``alone``), the path
-    parameter ``key``, query and body in their types, and the body's bytes for uploads."""
+    parameter ``key``, query and body in their types, the body's bytes for uploads, and who calls."""
 
     hub: Hub
     inside: Composition | None
@@ -32,6 +33,7 @@ class Call(Struct, Generic[Q, B]):
     query: Q
     body: B
     chunks: AsyncIterator[bytes]
+    holder: Holder = OPERATOR
 
     @property
     def parts(self) -> Composition:

@@ -36,7 +36,8 @@ async def run_hub(
     load: Callable[[], Compose] | None,
 ) -> ThopterError | None:
     """Serve until told to stop. Returns why the hub could not start, or None."""
-    hub = Hub(paths, settings, SystemClock())
+    tokens = next((door.tokens for door in doors if door.tokens is not None), None)
+    hub = Hub(paths, settings, SystemClock(), tokens)
     hub.listeners = [door.label for door in doors]
     server = Server([(door, build_app(hub, door)) for door in doors])
     reloads = asyncio.Event()

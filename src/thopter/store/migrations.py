@@ -19,6 +19,7 @@ from thopter.store.migrations_home import m007_variables
 from thopter.store.migrations_notes import m008_notes
 from thopter.store.migrations_pool import m010_pools
 from thopter.store.migrations_snapshots import m005_snapshots
+from thopter.store.migrations_tokens import m015_tokens
 from thopter.store.migrations_unsent import m012_heard
 
 Migration = Callable[[Conn], None]
@@ -144,4 +145,5 @@ migration(m009_egress)
 migration(m010_pools)
 migration(m011_approvals_and_usage)
 migration(m012_heard)
+migration(m015_tokens)
 migration(m016_audit)

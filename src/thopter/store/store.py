@@ -38,6 +38,7 @@ from thopter.store.pools import Pools, PoolTable
 from thopter.store.runs import Runs, RunTable
 from thopter.store.snapshots import SnapshotStore, SnapshotTable
 from thopter.store.talk import LabelTable, LetterTable, Talk
+from thopter.store.tokens import Tokens, TokenTable
 from thopter.store.usage import Usage, UsageTable
 from thopter.store.variables import Variables, VariableTable
 
@@ -67,6 +68,7 @@ class Tx:
         self.approvals = ApprovalTable(conn)
         self.usage = UsageTable(conn)
         self.audit = AuditTable(conn)
+        self.tokens = TokenTable(conn)
 
 
 class Ingested(Struct, frozen=True):
@@ -100,6 +102,7 @@ class Store:
         self.approvals = Approvals(db)
         self.usage = Usage(db)
         self.audit = Audit(db)
+        self.tokens = Tokens(db)
 
     @classmethod
     async def open(cls, path: Path) -> Store:

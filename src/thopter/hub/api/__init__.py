@@ -19,6 +19,7 @@ from thopter.hub.api import (
     snapshots,
     talk,
     thopters,
+    tokens,
     usage,
     variables,
     work,
@@ -42,6 +43,7 @@ ROUTES = (
     *log.ROUTES,
     *egress.ROUTES,
     *secrets.ROUTES,
+    *tokens.ROUTES,
     *pool.ROUTES,
     *audit.ROUTES,
 )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from thopter.hub.auth import OPERATE, READ
+from thopter.hub.auth import APPROVE, READ
 from thopter.hub.routes import Call, NoQuery, Route
 from thopter.model.api import Nothing
 from thopter.model.api.approvals import AnswerRequest, Approval, ApprovalList
@@ -43,7 +43,7 @@ ROUTES = (
         method="POST",
         path="/v1/approvals/{id}",
         summary="Approve, deny or answer exactly what was shown (its digest); given to the agent once",
-        scope=OPERATE,
+        scope=APPROVE,
         handler=answer_approval,
         request=AnswerRequest,
         response=Approval,

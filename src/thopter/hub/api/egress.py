@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from thopter.hub.auth import ADMIN, OPERATE, READ
+from thopter.hub.auth import ADMIN, APPROVE, READ
 from thopter.hub.routes import Call, NoQuery, Route
 from thopter.model.api import Nothing
 from thopter.model.api.egress import (
@@ -103,7 +103,7 @@ ROUTES = (
         method="POST",
         path="/v1/thopters/{name}/egress/allow",
         summary="Allow a thopter a host: for one connection, or as long as it lives",
-        scope=OPERATE,
+        scope=APPROVE,
         handler=allow_egress,
         request=AllowRequest,
         response=Allowed,

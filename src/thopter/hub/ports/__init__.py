@@ -20,6 +20,7 @@ from thopter.hub.ports.secrets import SecretsPort
 from thopter.hub.ports.sleep import SleepPort
 from thopter.hub.ports.snapshots import SnapshotsPort
 from thopter.hub.ports.talk import TalkPort
+from thopter.hub.ports.tokens import TokensPort
 from thopter.hub.ports.usage import UsagePort
 from thopter.hub.ports.variables import VariablesPort
 from thopter.kit.paths import Paths
@@ -123,6 +124,10 @@ class FleetPort(Protocol):
     @property
     def secrets(self) -> SecretsPort:
         """Secrets, and where they may be used."""
+
+    @property
+    def tokens(self) -> TokensPort:
+        """Tokens of callers over TCP."""
 
     @property
     def talk(self) -> TalkPort:
