@@ -10,10 +10,10 @@ import click
 from thopter.cli.app import App, json_option, pass_app
 from thopter.cli.text import paint, plural, table
 from thopter.kit.sanitize import one_line
-from thopter.model.errors import BadInput, NotFound
+from thopter.model.errors import BadInput, HubUnreachable, NotFound
 
 if TYPE_CHECKING:
-    from thopter.model.api.secrets import Binding, Change
+    from thopter.model.api.secrets import Binding, Change, SecretView
 
 KINDS = ["plain", "bearer", "x-api-key"]
 
@@ -34,9 +34,7 @@ def secrets() -> None:
 @pass_app
 def list_(app: App, as_json: bool) -> None:
     """Show their names and where they are used; never what they are."""
-    from thopter.mesh.secrets import secrets as ask
-
-    found = ask(app.hub)
+    found = _all(app)
     if as_json:
         return app.json(
             [
@@ -53,6 +51,19 @@ def list_(app: App, as_json: bool) -> None:
     head = ("NAME", "USED BY", "HEADER", "POLICY", "IN BOXES")
     for i, line in enumerate(table(head, [tuple(one_line(c, 200) for c in row) for row in rows])):
         app.out(paint(line, "bold", on=app.colour and i == 0))
+
+
+def _all(app: App) -> list[SecretView]:
+    """What the hub tells; without one, the names alone."""
+    from thopter.kit.secrets import SecretStore
+    from thopter.mesh.secrets import secrets as ask
+    from thopter.model.api.secrets import SecretView
+
+    try:
+        return ask(app.hub)
+    except HubUnreachable:
+        app.say("note: no hub runs, so it can't be shown where they may be used")
+        return [SecretView(name=name, stored=True) for name in SecretStore(app.paths, app.env).names()]
 
 
 def _columns(b: Binding) -> tuple[str, str, str, str]:
