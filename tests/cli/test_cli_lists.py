@@ -242,7 +242,7 @@ def test_secrets_are_listed_by_name_only_and_come_in_by_a_pipe(cli: Cli):
     listed = cli.run("secrets", "list", env=env)
     assert "notify.token" in listed.out and "canary-66" not in listed.out + listed.err
     assert cli.run("secrets", "list", "--json", env=env).json() == [
-        {"name": "notify.token", "used_by": "notes"}
+        {"name": "notify.token", "stored": True, "used_by": "notes", "bindings": []}
     ]
     assert "canary-66" in (cli.config / "secrets.json").read_text()
     assert cli.run("secrets", "delete", "notify.token", env=env).code == 0

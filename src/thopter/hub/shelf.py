@@ -152,9 +152,7 @@ class Shelf:
         policy = self.book.policies[name]
         most = {k: float(v) for k, v in to_builtins(policy.box).items()}
         env = {c.env: c.placeholder for c in policy.credentials if c.env}
-        return Chosen(
-            name=name, why=why, ca=policy.inspects, isolation=policy.isolation, most=most, env=env
-        )
+        return Chosen(name=name, why=why, ca=policy.inspects, isolation=policy.isolation, most=most, env=env)
 
     def may_run(
         self,
