@@ -111,3 +111,68 @@ def test_a_live_fork_goes_on_with_the_same_processes_and_what_was_typed(house: L
     assert house.json("snapshot", "list")["snapshots"] == []
     house.run("destroy", "--yes", "orig-2", "orig-3")
     assert house.leaks() == []
+
+
+def test_a_turn_that_is_under_way_is_finished_in_both(house: Lab) -> None:
+    _keys(house, "orig", "C-u")
+    house.run("tell", "--no-tail", "orig", "script:long please")
+    house.until("its tool runs", lambda: "sleep 6" in house.run("tail", "orig", "-n", "5").stdout)
+    (twin,) = _fork(house, "--name", "twin")
+    assert twin["name"] == "twin"
+    for name in ("orig", "twin"):
+        house.until(f"{name} has slept", lambda n=name: "Slept." in house.run("tail", n, "-n", "5").stdout)
+        house.rest(name)
+        assert house.run("exec", name, "--", "cat", "/work/proj/slept").stdout.strip().isdigit()
+    house.run("destroy", "--yes", "twin")
+
+
+def _dies_at(made: Lab, point: str, *argv: str) -> None:
+    """Run ``argv`` against a hub that kills itself at ``point``; afterwards another hub runs."""
+    made.run("hub", "stop", check=False)
+    made.run("hub", "start", env={"THOPTER_FAILPOINT": point})
+    pid = made.hub_pid()
+    made.run(*argv, check=False, env={"THOPTER_NO_START": "1"}, timeout=300)
+    made.until(f"the hub dies at {point}", lambda: not os.path.exists(f"/proc/{pid}"), 60.0)
+    made.run("hub", "start")
+
+
+@pytest.mark.parametrize(
+    "point",
+    ("live.dumped", "snapshot.still", "flow.snapshot.after", "live.started", "flow.processes1.after"),
+)
+def test_a_live_fork_survives_kill_9_of_the_hub(house: Lab, point: str) -> None:
+    before = _agents(house, "orig")
+    _dies_at(house, point, "fork", "orig", "--live", "--name", "kitten")
+    house.until("the fork waits", lambda: house.view("kitten").get("state") == "waiting")
+    assert _agents(house, "orig") == before == _agents(house, "kitten")
+    stopped = "cat /proc/[0-9]*/stat | sed 's/.*) //' | grep -c ^T || :"
+    for name in ("orig", "kitten"):
+        assert house.run("exec", name, "--", "sh", "-c", stopped).stdout == "0\n", "nothing stands still"
+        assert house.run("tail", name, "-n", "99").stdout.count("The word is walnut.") == 1
+        assert house.view(name)["state"] == "waiting"
+    house.until("the saved box goes", lambda: house.json("snapshot", "list")["snapshots"] == [])
+    house.run("destroy", "--yes", "kitten")
+    assert house.leaks() == []
+
+
+def test_what_can_not_be_forked_live_is_told_in_one_sentence(house: Lab) -> None:
+    refused = house.run("fork", "orig", "--live", "--prompt", "go", check=False)
+    assert refused.returncode == 5 and "tell" in refused.stderr, refused.stderr
+    house.run("suspend", "orig")
+    asleep = house.run("fork", "orig", "--live", check=False)
+    assert asleep.returncode != 0 and "suspended" in asleep.stderr, asleep.stderr
+    house.run("resume", "orig")
+    viewer = "exec script -qc 'tmux -S /run/thopter/tmux.sock attach -t agent' /dev/null"
+    start = f'(setsid sh -c "{viewer}" </dev/null >/dev/null 2>&1 &)'
+    house.run("exec", "orig", "--", "sh", "-c", start)
+    attached = house.until(
+        "the viewer is seen", lambda: _when(house.run("fork", "orig", "--live", check=False), "attached")
+    )
+    assert attached
+    house.run("exec", "orig", "--", "pkill", "script")
+    assert [v["name"] for v in house.json("status")] == ["orig"]
+    assert house.leaks() == []
+
+
+def _when(done: Any, word: str) -> bool:
+    return done.returncode != 0 and word in done.stderr

@@ -159,13 +159,23 @@ def _watched(root: int) -> Iterator[tuple[int, int]]:
             above = parents.get(above, 0)
         if above != root:
             continue
+        for line in _fdinfo(pid):
+            if line.startswith("inotify "):
+                facts = dict(word.partition(":")[::2] for word in line.split()[1:])
+                device = int(facts["sdev"], 16)
+                yield os.makedev(device >> 20, device & 0xFFFFF), int(facts["ino"], 16)
+
+
+def _fdinfo(pid: int) -> list[str]:
+    """What the kernel tells of its open files; files and processes come and go."""
+    lines: list[str] = []
+    try:
         for fd in os.listdir(f"/proc/{pid}/fdinfo"):
             with open(f"/proc/{pid}/fdinfo/{fd}", encoding="ascii", errors="replace") as f:
-                for line in f:
-                    if line.startswith("inotify "):
-                        facts = dict(word.partition(":")[::2] for word in line.split()[1:])
-                        device = int(facts["sdev"], 16)
-                        yield os.makedev(device >> 20, device & 0xFFFFF), int(facts["ino"], 16)
+                lines += f
+    except OSError:
+        return lines
+    return lines
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,12 @@ class Living(Core):
 def _criu(maker: Maker) -> Criu:
     if not maker.root:
         raise Unsupported("processes can be forked only by a hub that runs as root")
-    return criu_.find(str(maker.settings.get("local.criu")), maker.paths.state / "criu")
+    return _found(str(maker.settings.get("local.criu")), maker.paths.state / "criu")
+
+
+@cache
+def _found(wish: str, folder: Path) -> Criu:
+    return criu_.find(wish, folder)  # what is not there now may be there the next time: errors are not kept
 
 
 def _read(maker: Maker, snap: str) -> Live:
@@ -161,7 +166,7 @@ def _open_up(folder: Path) -> None:
 def _tree(maker: Maker, record: Record, root: int) -> list[int]:
     """The processes from ``root`` (a number inside) down, as numbered here, parents first."""
     for pid in maker.groups.pids(record.group) or set(procs.tree(record.pid)):
-        if pid != record.pid and procs.inner_pid(pid) == root:
+        if procs.inner_pid(pid) == root and procs.command_line(pid) != procs.command_line(record.pid):
             return procs.tree(pid)
     raise NotNow(f"box {record.key} has no process {root}", hint="the terminal of its agent is gone")
 
