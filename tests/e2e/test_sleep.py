@@ -97,6 +97,27 @@ def test_a_fork_knows_what_was_said_and_the_original_goes_on(house: Lab) -> None
     assert house.json("snapshot", "list")["snapshots"] == []
 
 
+def test_forks_that_can_not_be_made_are_told_one_by_one_and_the_others_stand(house: Lab) -> None:
+    _begin(house, "sow")
+    # A branch below a fork's own leaves no room for that one: git refuses it.
+    for taken in ("lamb-2", "lamb-4", "solo"):
+        house.run("exec", "sow", "--", "git", "branch", f"thopter/{taken}/old")
+    done = house.run("fork", "sow", "-n", "4", "--name", "lamb", "--json", check=False, timeout=300)
+    assert done.returncode == 8, done.stderr
+    assert "2 forks of 4 could not be made" in done.stderr
+    told = json.loads(done.stdout)
+    assert [(f["name"], f["ok"]) for f in told] == [
+        ("lamb-1", True), ("lamb-2", False), ("lamb-3", True), ("lamb-4", False),
+    ]  # fmt: skip
+    assert all("branch" in f["problem"] for f in told if not f["ok"]), told
+    spoken = house.run("fork", "sow", "--name", "solo", check=False)
+    assert spoken.returncode == 1 and "branch" in spoken.stderr, spoken.stderr
+    assert [v["name"] for v in house.json("status")] == ["sow", "lamb-1", "lamb-3"]
+    house.rest("lamb-1", "lamb-3")
+    assert house.run("exec", "lamb-3", "--", "cat", "word.txt").stdout == "walnut\n"
+    assert house.json("snapshot", "list")["snapshots"] == [] and house.leaks() == []
+
+
 def test_a_thopter_from_a_snapshot_has_the_files_and_a_conversation_of_its_own(house: Lab) -> None:
     _begin(house, "base")
     house.run("exec", "base", "--", "sh", "-c", "echo cached > /root/cache")

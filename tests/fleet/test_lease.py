@@ -39,6 +39,8 @@ def test_a_box_that_is_idle_for_long_enough_is_put_to_sleep() -> None:
     assert act(lease(on_idle="destroy"), RESTING, NOW + 10 * MIN) == "destroy"
     assert act(lease(on_idle="none"), RESTING, NOW + 600 * MIN) == ""
     assert act(lease(idle_min=0), RESTING, NOW + 59 * MIN) == ""
+    assert act(lease(idle_min=1.5), RESTING, NOW + MIN) == ""
+    assert act(lease(idle_min=1.5), RESTING, NOW + 2 * MIN) == "suspend"
 
 
 @pytest.mark.parametrize("verdict", [WORKING, UNKNOWN, Verdict(state=RunState.STARTING)])

@@ -182,3 +182,22 @@ def name_argument(**kw: Any) -> Callable[[F], F]:
 def json_option() -> Callable[[F], F]:
     """The --json flag."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+class _Minutes(click.ParamType[float]):
+    """Minutes and parts of them, up to ten years; 0 has a meaning of its own."""
+
+    name = "minutes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; a usage error for what is none, or not a length of time."""
+        try:
+            minutes = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number of minutes", param, ctx)
+        if not 0 <= minutes <= 5_256_000:  # not a number is not between either
+            self.fail(f"{value!r} is not between 0 and 5256000 minutes", param, ctx)
+        return minutes
+
+
+MINUTES = _Minutes()

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from thopter.cli.app import App, json_option, pass_app
+from thopter.cli.app import MINUTES, App, json_option, pass_app
 from thopter.cli.furnish import furnish_options, furnishing, set_option
 from thopter.cli.furnish import option as given_option
 from thopter.cli.progress import Steps, follow, took
@@ -35,9 +35,9 @@ def start_options(command: Any) -> Any:
         click.option("--detach", "-d", is_flag=True, help="Return when it is up; show no conversation."),
         click.option("--snapshot", metavar="SNAP", help="Start from this saved box; default: box.snapshot."),
         click.option("--fresh", is_flag=True, help="Start from no saved box."),
-        click.option("--keep-alive", type=click.IntRange(0), metavar="MIN",
+        click.option("--keep-alive", type=MINUTES, metavar="MIN",
                      help="Minutes until it is put to sleep when it is not at work; 0: never."),
-        click.option("--idle-timeout", type=click.IntRange(0), metavar="MIN",
+        click.option("--idle-timeout", type=MINUTES, metavar="MIN",
                      help="Minutes of idleness until then; 0: idleness is no reason."),
         click.option("--no-wait", is_flag=True, help="Do not even wait until it is up."),
     )):  # fmt: skip

@@ -6,7 +6,7 @@ import time
 
 import click
 
-from thopter.cli.app import App, json_option, name_argument, pass_app
+from thopter.cli.app import MINUTES, App, json_option, name_argument, pass_app
 from thopter.cli.progress import Steps, follow
 from thopter.cli.snapshot import size
 from thopter.cli.text import plural
@@ -98,20 +98,21 @@ def stop(app: App, name: str) -> None:
 
 @click.command()
 @name_argument()
-@click.argument("minutes", required=False, type=click.IntRange(0), metavar="[MIN]")
-@click.option("--idle-timeout", type=click.IntRange(0), metavar="MIN", help="Minutes of idleness; 0: never.")
+@click.argument("minutes", required=False, type=MINUTES, metavar="[MIN]")
+@click.option("--idle-timeout", type=MINUTES, metavar="MIN", help="Minutes of idleness; 0: never.")
 @click.option("--on-idle", type=click.Choice(["freeze", "suspend", "stop", "destroy", "none"]),
               help="What then happens to it.")  # fmt: skip
 @click.option("--show", is_flag=True, help="Only show how long it may go on.")
 @json_option()
 @pass_app
 def keepalive(
-    app: App, name: str, minutes: int | None, idle_timeout: int | None, on_idle: str | None, show: bool,
+    app: App, name: str, minutes: float | None, idle_timeout: float | None, on_idle: str | None, show: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
     """Begin the time of NAME anew: it is not put to sleep for MIN minutes (0: never) from now.
 
-    An agent at work is never put to sleep, and neither is a box in which somebody has a terminal.
+    MIN may be a fraction. An agent at work is never put to sleep, and neither is a box in which somebody
+    has a terminal.
     """
     from thopter.model.api.sleep import KeepAliveRequest
 
@@ -123,6 +124,6 @@ def keepalive(
     until = time.strftime("until %Y-%m-%d %H:%M", time.localtime(found.expires_ms / 1000))
     app.out(f"{found.name} is kept {until if found.expires_ms else 'without end'}.")
     then = "nothing happens" if found.on_idle == "none" else found.on_idle
-    idle = f"after {found.idle_timeout} idle minutes or " if found.idle_timeout else ""
+    idle = f"after {found.idle_timeout:g} idle minutes or " if found.idle_timeout else ""
     if found.idle_timeout or found.expires_ms:
         app.out(f"  {idle}when that is over and it is not at work: {then}")

@@ -20,7 +20,7 @@ _ASKS = (WaitReason.PERMISSION, WaitReason.QUESTION)
 
 
 def new_lease(
-    box: str, settings: Settings, now_ms: int, keep_min: int | None = None, idle_min: int | None = None
+    box: str, settings: Settings, now_ms: int, keep_min: float | None = None, idle_min: float | None = None
 ) -> Lease:
     """The lease of a box that begins now; lengths that are not given are those of the settings."""
     return renewed(
@@ -36,7 +36,7 @@ def new_lease(
 
 def renewed(lease: Lease, now_ms: int) -> Lease:
     """Its time begun anew."""
-    expires = now_ms + lease.keep_min * _MINUTE_MS if lease.keep_min else 0
+    expires = now_ms + round(lease.keep_min * _MINUTE_MS) if lease.keep_min else 0
     return structs.replace(lease, expires_ms=expires, idle_until_ms=0, from_ms=now_ms)
 
 
@@ -75,7 +75,7 @@ def step(lease: Lease, state: BoxState, verdict: Verdict, attended: bool, now_ms
         lease = structs.replace(lease, idle_until_ms=0)
     elif not lease.idle_until_ms:
         since = min(max(verdict.since_ms or now_ms, lease.from_ms), now_ms)
-        lease = structs.replace(lease, idle_until_ms=since + lease.idle_min * _MINUTE_MS)
+        lease = structs.replace(lease, idle_until_ms=since + round(lease.idle_min * _MINUTE_MS))
     if lease.on_idle == "none":
         return lease, ""
     if lease.idle_until_ms and now_ms >= lease.idle_until_ms:

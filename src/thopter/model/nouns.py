@@ -168,9 +168,9 @@ class Lease(Struct, frozen=True, kw_only=True):
     ``on_idle``: what happens then."""
 
     box: str
-    keep_min: int = 0
+    keep_min: float = 0
     expires_ms: int = 0
-    idle_min: int = 0
+    idle_min: float = 0
     idle_until_ms: int = 0
     on_idle: str = "suspend"
     from_ms: int = 0

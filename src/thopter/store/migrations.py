@@ -16,6 +16,7 @@ from thopter.store.migrations_approvals import m011_approvals_and_usage
 from thopter.store.migrations_audit import m016_audit
 from thopter.store.migrations_egress import m009_egress
 from thopter.store.migrations_home import m007_variables
+from thopter.store.migrations_leases import m017_leases
 from thopter.store.migrations_notes import m008_notes
 from thopter.store.migrations_pool import m010_pools
 from thopter.store.migrations_snapshots import m005_snapshots
@@ -147,3 +148,4 @@ migration(m011_approvals_and_usage)
 migration(m012_heard)
 migration(m015_tokens)
 migration(m016_audit)
+migration(m017_leases)

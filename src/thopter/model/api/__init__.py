@@ -33,8 +33,8 @@ class RunRequest(Struct, kw_only=True):
     model: str = ""
     snapshot: str = ""
     fresh: bool = False
-    keep_alive: Annotated[int, Meta(ge=0, le=5_256_000)] | None = None
-    idle_timeout: Annotated[int, Meta(ge=0, le=5_256_000)] | None = None
+    keep_alive: Annotated[float, Meta(ge=0, le=5_256_000)] | None = None
+    idle_timeout: Annotated[float, Meta(ge=0, le=5_256_000)] | None = None
     furnishing: Furnishing = field(default_factory=Furnishing)
     policy: str = ""
     trust: Literal["operator", "writer", "outsider"] = "operator"
@@ -49,8 +49,8 @@ class CreateRequest(Struct, kw_only=True):
     agent: str = "claude"
     snapshot: str = ""
     fresh: bool = False
-    keep_alive: Annotated[int, Meta(ge=0, le=5_256_000)] | None = None
-    idle_timeout: Annotated[int, Meta(ge=0, le=5_256_000)] | None = None
+    keep_alive: Annotated[float, Meta(ge=0, le=5_256_000)] | None = None
+    idle_timeout: Annotated[float, Meta(ge=0, le=5_256_000)] | None = None
     furnishing: Furnishing = field(default_factory=Furnishing)
     policy: str = ""
 

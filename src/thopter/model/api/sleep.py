@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-Minutes = Annotated[int, Meta(ge=0, le=5_256_000)]  # ten years
+Minutes = Annotated[float, Meta(ge=0, le=5_256_000)]  # ten years
 
 
 class SuspendRequest(Struct, kw_only=True):
@@ -51,8 +51,8 @@ class LeaseView(Struct, kw_only=True):
     """How long a box may go on: minutes (0: no end) and when that is (0: never, or it is not idle)."""
 
     name: str
-    keep_alive: int
+    keep_alive: float
     expires_ms: int
-    idle_timeout: int
+    idle_timeout: float
     idle_until_ms: int
     on_idle: str
