@@ -24,6 +24,7 @@ from memory_logs import MemoryLogs
 from memory_notes import MemoryNotes
 from memory_pool import MemoryPool
 from memory_secrets import MemorySecrets
+from memory_pushes import MemoryPushes
 from memory_snapshots import MemorySleep, MemorySnapshots
 from memory_talk import MemoryTalk
 from memory_variables import MemoryVariables
@@ -147,6 +148,7 @@ class MemoryFleet:
         self.egress = MemoryEgress()
         self.secrets = MemorySecrets()
         self.tokens = Tokens(lambda: store, SystemClock())
+        self.pushes = MemoryPushes(self._find)
         self.talk = MemoryTalk(self._find)
         self.approvals = MemoryApprovals(self._find)
         self.usage = MemoryUsage(self._find)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from thopter.model.events import Event
 
 _PLACE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]/]+)(?::([0-9]{1,5}))?")
-_KINDS = "egress.denied,egress.asked,egress.allowed"
+_KINDS = "egress.denied,egress.asked,egress.allowed,git.refused"
 _COLOURS = {"deny": "red", "ask": "yellow", "allow": "green"}
 
 

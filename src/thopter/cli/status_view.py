@@ -12,6 +12,7 @@ from typing import Any
 from thopter.cli.text import STATE_COLOURS, ago, fit, long_span, pad, paint, plural, span, table, width, wrap
 from thopter.kit.sanitize import clean, one_line
 from thopter.model.api import ThopterDetail, ThopterView
+from thopter.model.api.pushes import PushView
 from thopter.model.evidence import Evidence
 
 FLEX_MIN = 60  # columns that task and last message need together, else the layout is narrow
@@ -169,6 +170,10 @@ def detail(found: ThopterDetail, now_ms: int, columns: int, *, colour: bool, ful
     ):
         if text:
             lines.append(_line(label, paint(one_line(text, 2000), style, on=colour)))
+    for pushed in found.pushes:
+        if pushed.state != "none":
+            text = push_words(pushed, now_ms)
+            lines.append(fit(_line("Upstream", text), max(columns, 40)))
     for n, asked in enumerate(found.approvals):
         text = f"{asked.id[-6:]}  {one_line(asked.state, 20)}, {ago(asked.asked_ms, now_ms)}: "
         text += one_line(asked.summary, 300)
@@ -211,6 +216,18 @@ def _facts(found: ThopterDetail, now_ms: int) -> list[tuple[str, str]]:
         ("Used", used(view)),
         ("Cost", cost(view)),
     ]
+
+
+def push_words(pushed: PushView, now_ms: int) -> str:
+    """How a branch stands upstream, in one line."""
+    commit = one_line(pushed.wanted, 64)[:12]
+    if pushed.state == "sent":
+        return f"{one_line(pushed.branch, 80)} is there, at {commit}"
+    problem = one_line(pushed.problem, 300)
+    if pushed.state == "blocked":
+        return f"{commit} was not taken: {problem}"
+    again = f"; again in {span(max(pushed.due_ms - now_ms, 0) / 1000)}" if pushed.attempts else ""
+    return f"{commit} waits" + (f": {problem}{again}" if problem else "")
 
 
 def used(view: ThopterView) -> str:

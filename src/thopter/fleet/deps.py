@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from thopter.fleet.ports import Gateways, Mirrors, Policies, Postman
+from thopter.fleet.ports import Gateways, Mirrors, Policies, Postman, Upstreams
 from thopter.flow.engine import FlowEngine
 from thopter.kit.clock import Clock
 from thopter.kit.paths import Paths
@@ -47,6 +47,7 @@ class Deps:
     agents: Mapping[str, Agent]
     gateways: Gateways
     mirrors: Mirrors
+    upstreams: Upstreams
     policies: Policies
     postman: Postman
     owner: str

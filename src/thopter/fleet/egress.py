@@ -162,7 +162,7 @@ class Egress:
                 recent = [r for r in page["records"] if r.get("verdict") == "allow"]
         except ThopterError as e:
             log.debug("the egress gateway can't be asked: %s", e.message)
-        wanted = EventFilter(box=box.id, kinds=tuple(KINDS.values()))
+        wanted = EventFilter(box=box.id, kinds=(*KINDS.values(), "git.refused"))
         events = (await self._deps.store.events.newest(limit, wanted)).events
         lines = [_line(e.at_ms, e.data) for e in events] + [_line(int(r["at_ms"]), r) for r in recent]
         lines.sort(key=lambda x: x.at_ms)

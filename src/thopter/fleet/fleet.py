@@ -30,6 +30,8 @@ from thopter.fleet.notes import Notes
 from thopter.fleet.person import Hands
 from thopter.fleet.places import places_of
 from thopter.fleet.pool import WarmPool
+from thopter.fleet.pushes import LOG_KINDS as PUSH_KINDS
+from thopter.fleet.pushes import Pushes
 from thopter.fleet.saving import mend
 from thopter.fleet.secrets import Secrets
 from thopter.fleet.session_log import SessionLogs
@@ -78,6 +80,7 @@ _LOG_KINDS = (
     "message",
     "approval.asked",
     "approval.answered",
+    *PUSH_KINDS,
 )
 QUEUE_SHOWN = ("queued", "sending", "working", "asking", "unclear")
 
@@ -103,6 +106,7 @@ class Fleet:
         self.egress = Egress(deps, self._crew.live)
         self.secrets = Secrets(deps)
         self.tokens = Tokens(lambda: deps.store, deps.clock)
+        self.pushes = Pushes(deps, self._crew.live)
         self.talk = Talk(deps, self._crew)
         self.approvals = Approvals(deps, self._crew)
         self.usage = Usages(deps)
@@ -138,6 +142,7 @@ class Fleet:
         self._crew.spawn("revival", self.keeper.revive_lost())
         await self.egress.start(self._crew.spawn)
         await self.audit.start(self._crew.spawn)
+        await self.pushes.start(self._crew.spawn)
 
     async def stop(self) -> None:
         """See :meth:`Crew.stop`."""
@@ -212,6 +217,7 @@ class Fleet:
         route = routes(self.deps, box, run, self.deps.agents[run.agent])[0] if run else None
         found = detail(line, box, run, live, recent, route)
         found.approvals = await self.approvals.of_box(box)
+        found.pushes = await self.pushes.of_box(box, run)
         line.approvals = len(found.approvals)
         await self.usage.shown([line])
         found.queue = [m for m in await self.talk.of_box(box) if m.state in QUEUE_SHOWN or m.held]

@@ -323,5 +323,6 @@ def routes(deps: Deps, box: Box, run: Run, agent: Agent) -> tuple[ModelRoute, Gi
     base = str(deps.settings.get(f"agents.{agent.name}.base_url"))
     credential = f"agents.{agent.name}.credential"
     model = ModelRoute(upstream=base, credential=credential)
-    git = [GitRoute(slug=r.slug, branch=f"thopter/{box.name}", base=r.base) for r in repos_of(run)]
+    own = f"thopter/{box.name}"
+    git = [GitRoute(slug=r.slug, branch=own, base=r.base, source_branch=r.branch) for r in repos_of(run)]
     return model, structs.replace(git[0], beside=tuple(git[1:])) if git else None

@@ -14,6 +14,7 @@ from thopter.model.api.notes import Target
 from thopter.model.api.secrets import Binding, BindRequest, UnbindRequest
 from thopter.model.notes import Letter, NoteKind
 from thopter.model.nouns import RepoRef
+from thopter.model.pushes import Note, Outcome
 
 HOOK_PORT, MODEL_PORT, GIT_PORT = 8400, 8401, 8402  # on the box's own loopback
 HOME = "/root"
@@ -29,11 +30,12 @@ class ModelRoute(Struct, frozen=True, kw_only=True):
 
 class GitRoute(Struct, frozen=True, kw_only=True):
     """The mirror a box sees and the one branch it may push there, descending from ``base``; ``beside``:
-    further mirrors it sees."""
+    further mirrors it sees. ``source_branch``: the source's branch it was read from."""
 
     slug: str
     branch: str
     base: str
+    source_branch: str = ""
     beside: tuple[GitRoute, ...] = ()
 
 
@@ -94,6 +96,9 @@ class Gateways(Protocol):
     async def egress_usage(self, box: str) -> dict[str, Any]:
         """``{sent, received, allowed, refused}`` in the life of the egress gateway's process."""
 
+    async def git_log(self, after: int, wait_ms: int) -> dict[str, Any]:
+        """As ``model_log``: pushes that were taken and refused."""
+
     async def allow_once(self, box: str, host: str, port: int) -> None:
         """Let the next connection to that place pass."""
 
@@ -145,6 +150,9 @@ class Policies(Protocol):
 
     def may_carry(self, policy: str, admin: bool) -> str:
         """Why files may not be put or fetched by hand, "" when they may."""
+
+    def push_right(self, name: str) -> str:
+        """How far pushes of boxes with that policy go: ``none``, ``mirror``, ``upstream``."""
 
     def canonical(self, host: str) -> str:
         """The one spelling of a host; BadInput when it can't be one."""
@@ -198,6 +206,25 @@ class Mirrors(Protocol):
 
     def bundle(self, slug: str, base: str, name: str) -> AsyncIterator[bytes]:
         """A git bundle of ``base..thopter/<name>``."""
+
+
+class Upstreams(Protocol):
+    """Brings boxes' branches from mirrors to where their repositories came from."""
+
+    def notes(self, now: float) -> list[Note]:
+        """What the git gateway's hooks noted; ``now`` in seconds since 1970. Blocking."""
+
+    def taken(self, note: Note) -> None:
+        """It is recorded. Blocking."""
+
+    def tell(self, slug: str, name: str, new: str, text: str, final: bool) -> None:
+        """What the box shall hear of its push of commit ``new``. Blocking."""
+
+    async def push(self, slug: str, name: str, source: str, policy: str, wanted: str, has: str) -> Outcome:
+        """Make ``thopter/<name>`` upstream be ``wanted`` if it is ``has`` there; again is the same."""
+
+    async def where(self, slug: str, name: str, source: str, policy: str) -> str:
+        """The commit of ``thopter/<name>`` upstream, "" for none."""
 
 
 class Postman(Protocol):

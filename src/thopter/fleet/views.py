@@ -100,6 +100,10 @@ def log_line(event: Event) -> str:
         said = f"{d.get('kind')} {d.get('state')}: {one_line(str(d.get('text') or ''), 100)}"
     elif event.kind in ("approval.asked", "approval.answered"):
         said = f"{d.get('state')}: {one_line(str(d.get('summary') or ''), 200)}"
+    elif event.kind == "git.refused":
+        said = f"{d.get('code')}: {one_line(str(d.get('reason') or ''), 200)}"
+    elif event.kind.startswith("git.upstream."):
+        said = one_line(f"{d.get('branch')} {str(d.get('commit'))[:12]} {d.get('problem') or ''}", 240)
     elif event.kind == "box.said":
         said = f"{d.get('verb')} {one_line(str(d.get('text') or ''), 300)}".strip()
     else:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 
 from thopter.kit.channel import BoxLink
+from thopter.kit.sanitize import one_line
 from thopter.model.api import DiffResult
 from thopter.model.errors import ProviderError, Refused
 from thopter.model.nouns import Run
 
 DIFF_CAP = 4 << 20  # bytes of diff that are worth showing a person
 _HASH = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_OURS = "remote: thopter: "  # how the git gateway speaks to whoever pushes
 # Never ask, and never disturb the agent's own git.
 _QUIET = "export GIT_TERMINAL_PROMPT=0 GIT_OPTIONAL_LOCKS=0\n"
 
@@ -51,6 +53,14 @@ async def _sh(link: BoxLink, run: Run, script: str, *args: str, cap: int = 1 << 
     result = await link.exec(argv, cwd=run.cwd, timeout=120.0, output_cap=cap)
     if result.exit != 0 and not result.truncated:
         said = result.stderr.decode(errors="replace").strip().splitlines()
+        ours = [
+            line.removeprefix("remote: thopter: ") for line in said if line.startswith("remote: thopter: ")
+        ]
+        if ours and ours[0].startswith("refused: "):
+            raise Refused(
+                "its policy does not let that be pushed: " + one_line(ours[0].removeprefix("refused: "), 400),
+                hint=one_line(ours[1], 300) if len(ours) > 1 else "see 'thopter policy explain'",
+            )
         raise ProviderError(
             f"git in the box failed: {said[-1] if said else 'no message'}",
             hint="see the tree yourself with 'thopter ssh'",

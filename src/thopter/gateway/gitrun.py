@@ -99,7 +99,8 @@ def config_env(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
 
 
 class Git:
-    """git in one repository (or none). ``env`` and ``config`` come on top of the safe ones."""
+    """git in one repository (or none). ``env`` and ``config`` come on top of the safe ones; ``fds`` stay
+    open in it."""
 
     def __init__(
         self,
@@ -107,7 +108,9 @@ class Git:
         *,
         env: Mapping[str, str | None] | None = None,
         config: Sequence[tuple[str, str]] = (),
+        fds: Sequence[int] = (),
     ) -> None:
+        self._fds = tuple(fds)
         self.directory = directory
         self._env = base_env(env) | config_env([*SAFE_CONFIG, *config])
 
@@ -179,6 +182,7 @@ class Git:
                 env=self._env,
                 cwd="/",
                 start_new_session=True,
+                pass_fds=self._fds,
             )
         except FileNotFoundError:
             raise ThopterError(

@@ -24,6 +24,10 @@ _ENV_FOR_REMOTES = re.compile(
     r"HOME|USER|LOGNAME|SSH_AUTH_SOCK|XDG_.*|DBUS_SESSION_BUS_ADDRESS|(?i:https?_proxy|all_proxy|no_proxy)"
     r"|SSL_CERT_(?:FILE|DIR)|GIT_SSL_CAINFO|GH_TOKEN|GITHUB_TOKEN|GH_CONFIG_DIR|GH_HOST"
 )
+_TRANSPORT = re.compile(r"http\.(?:.+\.)?(?:proxy|noproxy|sslcainfo|sslcapath|sslversion)")
+_ENV_FOR_LOGIN = re.compile(r"(?i:https?_proxy|all_proxy|no_proxy)|SSL_CERT_(?:FILE|DIR)|GIT_SSL_CAINFO")
+#: Servers that take tokens as passwords want some name, or this one.
+LOGIN_NAME = "x-access-token"
 
 
 class UserGit:
@@ -40,9 +44,11 @@ class UserGit:
         directory: Path | None,
         extra: Mapping[str, str] | None = None,
         config: Sequence[tuple[str, str]] = (),
+        fds: Sequence[int] = (),
     ) -> Git:
-        """git in ``directory`` for reading: only what the private file says is in force."""
-        return Git(directory, env={"GIT_CONFIG_GLOBAL": str(self._file), **(extra or {})}, config=config)
+        """git in ``directory``: only what the private file says is in force."""
+        env = {"GIT_CONFIG_GLOBAL": str(self._file), **(extra or {})}
+        return Git(directory, env=env, config=config, fds=fds)
 
     async def trust(self, path: Path) -> bool:
         """Trust ``path`` (owned by somebody else) if the user's ``safe.directory`` says so."""
@@ -66,6 +72,18 @@ class UserGit:
             batch = " -oBatchMode=yes -oConnectTimeout=20" if program == "ssh" else ""
             env["GIT_SSH_COMMAND"] = command + batch
         return env
+
+    async def for_login(self, fd: int) -> dict[str, str]:
+        """Let git by https log in with the password that can be read (once) from descriptor ``fd``, and with
+        nothing else; of the user's settings only proxies and certificates are in force. Returns the
+        environment for the command."""
+        settings = [(k, v) for k, v in await self._read() if _TRANSPORT.fullmatch(k)]
+        await self._write([*settings, ("credential.username", LOGIN_NAME)])
+        script = self._file.with_name("askpass")
+        await asyncio.to_thread(script.write_text, f"#!/bin/sh\nexec cat /dev/fd/{fd}\n", encoding="ascii")
+        await asyncio.to_thread(script.chmod, 0o700)
+        env = {k: v for k, v in self._env.items() if _ENV_FOR_LOGIN.fullmatch(k)}
+        return env | {"GIT_ALLOW_PROTOCOL": "https", "GIT_ASKPASS": str(script)}
 
     async def _read(self) -> list[tuple[str, str]]:
         """The user's global and system settings (not those of any repository)."""

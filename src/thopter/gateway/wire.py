@@ -17,7 +17,7 @@ import msgspec
 
 from thopter.model.errors import BadInput, NotAllowed, ThopterError
 
-PROTOCOL = 2
+PROTOCOL = 3
 LINE_MAX = 1 << 20
 _FDS_MAX = 4
 

@@ -22,7 +22,9 @@ from thopter.fleet.deps import Deps, RequestMark, request_mark
 from thopter.fleet.fleet import Fleet
 from thopter.flow.engine import FlowEngine
 from thopter.gateway.mirror import Mirrors
+from thopter.gateway.upstream import Upstreams
 from thopter.hub.gateways import HubGateways
+from thopter.hub.logins import Logins
 from thopter.hub.postman import Postman
 from thopter.hub.shelf import Shelf
 from thopter.kit.clock import SystemClock
@@ -82,6 +84,11 @@ class Inside:
             gateways=HubGateways(self.paths, self.secrets, self._shelf, self._on_policies),
             policies=self._shelf,
             mirrors=Mirrors(self.paths.state / "mirrors"),
+            upstreams=Upstreams(
+                self.paths.state / "mirrors",
+                self.paths.state / "gateway" / "git-outbox",
+                Logins(self._shelf, self.secrets).password,
+            ),
             postman=Postman(self.secrets, lambda: self.settings),
             owner=await asyncio.to_thread(_owner, self.settings),
             identity=await asyncio.to_thread(_identity, self.settings),

@@ -16,6 +16,7 @@ from thopter.fleet.launch import GIT_PORT, MODEL_PORT
 from thopter.fleet.ports import EgressRoute, GitRoute, ModelRoute
 from thopter.fleet.supervise import Nursery
 from thopter.gateway.client import GatewayClient, GatewayDown, Pong, egress_client
+from thopter.hub.marks import Marks
 from thopter.hub.shelf import Shelf
 from thopter.kit.paths import Paths
 from thopter.kit.secrets import SecretStore
@@ -52,6 +53,7 @@ class HubGateways:
         self.git = GatewayClient("thopter.gateway.git", paths.runtime / "git.sock", paths.state)
         self._secrets = secrets
         self._secrets_seen = secrets.stamp()
+        self._marks = Marks(secrets)
         self._wanted: dict[str, _Wanted] = {}
         self._stack = AsyncExitStack()
         self._nursery = Nursery()
@@ -103,14 +105,15 @@ class HubGateways:
 
     async def _attach_git(self, box: str, w: _Wanted) -> None:
         if w.git is not None:
-            beside = [{"repo": g.slug, "branch": g.branch, "base": g.base} for g in w.git.beside]
+            rights = self.shelf.get(w.egress.policy).git
             await self.git.attach(
                 box,
                 w.sockets[GIT_PORT],
-                repo=w.git.slug,
-                branch=w.git.branch,
-                base=w.git.base,
-                beside=beside,
+                run=w.run,
+                rights=to_builtins(rights),
+                known=await asyncio.to_thread(self._marks.all),
+                beside=[_git_fields(g) for g in w.git.beside],
+                **_git_fields(w.git),
             )
 
     async def detach(self, box: str) -> None:
@@ -215,8 +218,9 @@ class HubGateways:
         if wanted is not None:
             try:
                 await self._attach_egress(box, wanted)
+                await self._attach_git(box, wanted)
             except ThopterError as e:
-                log.error("the egress gateway does not take %s: %s", box, e.message)
+                log.error("a gateway does not take %s by its new policy: %s", box, e.message)
 
     async def reroute(self, box: str, egress: EgressRoute) -> None:
         """See the port."""
@@ -233,6 +237,10 @@ class HubGateways:
         """See the port."""
         return await self.egress.usage(box)
 
+    async def git_log(self, after: int, wait_ms: int) -> dict[str, Any]:
+        """See the port."""
+        return await self.git.log(after, wait_ms=wait_ms)
+
     async def allow_once(self, box: str, host: str, port: int) -> None:
         """See the port."""
         await self.egress.call({"op": "once", "box": box, "host": host, "port": port})
@@ -246,3 +254,13 @@ class HubGateways:
                 await attach(box, wanted)
             except ThopterError as e:
                 log.error("%s gateway does not take %s: %s", pong.name, box, e.message)
+
+
+def _git_fields(route: GitRoute) -> dict[str, str]:
+    """How the gateway is told of one mirror."""
+    return {
+        "repo": route.slug,
+        "branch": route.branch,
+        "base": route.base,
+        "source_branch": route.source_branch,
+    }

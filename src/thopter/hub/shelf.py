@@ -172,6 +172,10 @@ class Shelf:
         """See the port."""
         return commands.may_carry(admin, self.get(policy))
 
+    def push_right(self, name: str) -> str:
+        """See the port."""
+        return self.get(name).git.push
+
     def canonical(self, host: str) -> str:
         """See the port."""
         try:

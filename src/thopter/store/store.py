@@ -35,6 +35,7 @@ from thopter.store.leases import Leases, LeaseTable
 from thopter.store.migrations import migrate
 from thopter.store.notes import Notes, NoteTable
 from thopter.store.pools import Pools, PoolTable
+from thopter.store.pushes import Pushes, PushTable
 from thopter.store.runs import Runs, RunTable
 from thopter.store.snapshots import SnapshotStore, SnapshotTable
 from thopter.store.talk import LabelTable, LetterTable, Talk
@@ -69,6 +70,7 @@ class Tx:
         self.usage = UsageTable(conn)
         self.audit = AuditTable(conn)
         self.tokens = TokenTable(conn)
+        self.pushes = PushTable(conn)
 
 
 class Ingested(Struct, frozen=True):
@@ -103,6 +105,7 @@ class Store:
         self.usage = Usage(db)
         self.audit = Audit(db)
         self.tokens = Tokens(db)
+        self.pushes = Pushes(db)
 
     @classmethod
     async def open(cls, path: Path) -> Store:

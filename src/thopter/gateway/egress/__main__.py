@@ -18,7 +18,7 @@ from thopter.gateway.doors import Door
 from thopter.gateway.egress.asked import Refused, absolute, check_host_header, parse_authority, tls_problem
 from thopter.gateway.egress.authority import Mint, make_authority
 from thopter.gateway.egress.dial import CantDial, Dialler
-from thopter.gateway.egress.ledger import Ledger, Record
+from thopter.gateway.egress.ledger import Ledger, Record, log_request
 from thopter.gateway.egress.proxy import Call
 from thopter.gateway.egress.route import OverLimit, Route, Traffic, parse_attach
 from thopter.gateway.egress.tls import TlsWire, upstream_context
@@ -113,11 +113,8 @@ class EgressGateway(Service[Route]):
         if op == "once":
             return self._once(box, request)
         if op == "log":
-            numbers = [request.get(n, d) for n, d in (("after", 0), ("limit", 500), ("wait_ms", 0))]
-            if not all(isinstance(n, int) and n >= 0 for n in numbers):
-                raise BadInput("after, limit and wait_ms are whole numbers from 0")
-            after, limit, wait_ms = (int(n) for n in numbers if isinstance(n, int))
-            page = await self._ledger.page(after, box, min(max(limit, 1), 2000), min(wait_ms, 30_000) / 1000)
+            after, _box, limit, seconds = log_request(request)
+            page = await self._ledger.page(after, box, limit, seconds)
             return {"boot": self.boot, **msgspec.to_builtins(page)}
         return await super().extra(op, request)
 

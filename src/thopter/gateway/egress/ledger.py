@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, deque
+from collections.abc import Mapping
+from typing import Any
 
 from msgspec import Struct
+
+from thopter.model.errors import BadInput
 
 _RING = 5000
 _SAME_SECONDS = 5.0
@@ -41,6 +45,7 @@ class Record(Struct, frozen=True, kw_only=True):
     count: int = 1
     once: bool = False
     secret: str = ""
+    detail: str = ""
 
 
 class Page(Struct, frozen=True):
@@ -169,3 +174,12 @@ def _blurred(record: Record) -> Record:
         code="flood",
         reason="too many different refusals to record each",
     )
+
+
+def log_request(request: Mapping[str, Any]) -> tuple[int, str, int, float]:
+    """Read a ``log`` request: after, box, limit, seconds to wait; raises BadInput."""
+    numbers = [request.get(n, d) for n, d in (("after", 0), ("limit", 500), ("wait_ms", 0))]
+    if not all(isinstance(n, int) and n >= 0 for n in numbers):
+        raise BadInput("after, limit and wait_ms are whole numbers from 0")
+    after, limit, wait_ms = (int(n) for n in numbers if isinstance(n, int))
+    return after, str(request.get("box", "")), min(max(limit, 1), 2000), min(wait_ms, 30_000) / 1000

@@ -10,14 +10,27 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from msgspec import to_builtins
+
 from thopter.gateway.connection import ClientGone, Exchange, Limits
 from thopter.gateway.daemon import Options, main
 from thopter.gateway.doors import Door
+from thopter.gateway.egress.ledger import Ledger, Record, log_request
 from thopter.gateway.git.backend import BackendFailed, git_core, run_backend
 from thopter.gateway.git.hooks import write_hooks
 from thopter.gateway.git.inflate import begun, plain_body
-from thopter.gateway.git.routes import Attach, Wish, body_limit, cgi_env, decide, narrowed, parse_attach
+from thopter.gateway.git.routes import (
+    Attach,
+    Wish,
+    body_limit,
+    cgi_env,
+    decide,
+    hook_env,
+    narrowed,
+    parse_attach,
+)
 from thopter.gateway.git.sweep import end_orphans, sweep
+from thopter.gateway.git.told import Told, refused
 from thopter.gateway.http1 import BadRequest
 from thopter.gateway.service import Service
 from thopter.model.errors import NotFound
@@ -45,6 +58,8 @@ class GitGateway(Service[Attach]):
         self._room = asyncio.Semaphore(_AT_ONCE)
         self._rooms: dict[str, asyncio.Semaphore] = {}
         self._pushes: Counter[str] = Counter()
+        self._outbox = str(mirrors.parent / "gateway" / "git-outbox")
+        self.ledger = Ledger()
 
     def parse(self, request: dict[str, Any]) -> tuple[Attach, Limits]:
         """See Service."""
@@ -64,6 +79,16 @@ class GitGateway(Service[Attach]):
         """See Service."""
         if route.box not in self.doors.by_box:
             self._rooms.pop(route.box, None)
+            self.ledger.forget(route.box)
+
+    async def extra(self, op: str, request: dict[str, Any]) -> dict[str, Any]:
+        """``log``: pushes taken and refused, as the egress gateway's."""
+        if op != "log":
+            return await super().extra(op, request)
+        after, box, limit, seconds = log_request(request)
+        self.ledger.flush(time.monotonic())
+        page = await self.ledger.page(after, box, limit, seconds)
+        return {"boot": self.boot, **to_builtins(page)}
 
     async def serve(self, door: Door[Attach], exchange: Exchange) -> None:
         """See Service."""
@@ -71,6 +96,7 @@ class GitGateway(Service[Attach]):
         wish = decide(exchange.head, attach)
         if isinstance(wish, BadRequest):
             log.info("%s: refused %s %s", attach.box, exchange.head.method, exchange.head.target[:200])
+            self.ledger.add(refused(attach, "request", wish.message, exchange.head.method))
             raise wish
         own_room = self._rooms.setdefault(attach.box, asyncio.Semaphore(_AT_ONCE_PER_BOX))
         async with exchange.connected():
@@ -97,11 +123,17 @@ class GitGateway(Service[Attach]):
                 # A body that is bad from its first byte, or never comes, costs no process of git.
                 body = await begun(plain_body(exchange.body(), gzipped, body_limit(wish)))
         env = cgi_env(exchange.head, attach, wish, str(self._mirrors), str(self._hooks))
+        env |= hook_env(attach, self._outbox)
         self._pushes[attach.repo] += pushing
         whole = False
+        told = Told(attach, self._keep) if pushing else None
+        body = told.counted(body) if told is not None and body is not None else body
         try:
             async with exchange.connected():
-                status = await run_backend(self._program, exchange, env, body, _SECONDS)
+                status = await run_backend(
+                    self._program, exchange, env | (told.env if told else {}), body, _SECONDS,
+                    told.fds if told else (),
+                )  # fmt: skip
             whole = True
             took = (time.monotonic() - began) * 1000
             log.info("%s: %s %s %d in %.0f ms", attach.box, wish.service, attach.repo, status, took)
@@ -115,6 +147,12 @@ class GitGateway(Service[Attach]):
             if pushing and not whole:
                 mirror = self._mirrors / f"{attach.repo}.git"
                 sweep(mirror, pushes_under_way=self._pushes[attach.repo] > 0)
+            if told is not None:
+                told.close(whole)
+
+    def _keep(self, record: Record) -> None:
+        log.info("%s: push %s: %s %s", record.box, record.verdict, record.code, record.reason)
+        self.ledger.add(record)
 
     async def refuse(self, door: Door[Attach], exchange: Exchange, problem: BadRequest) -> None:
         """See Service. Plain text, which git shows; never 401, which would make git ask for a password."""

@@ -41,8 +41,10 @@ async def run_backend(
     env: Mapping[str, str],
     body: AsyncIterator[bytes] | None,
     seconds: float,
+    pass_fds: tuple[int, ...] = (),
 ) -> int:
     """Serve ``exchange`` by one run of http-backend; returns the status that was sent.
+    ``pass_fds`` stay open in it and in its hooks.
 
     Ends all of its processes when the client goes, when ``seconds`` are over, or when we are cancelled.
     Raises BadRequest for a bad body (nothing was sent yet), ClientGone, BackendFailed.
@@ -55,6 +57,7 @@ async def run_backend(
         env=base_env(env),
         cwd="/",
         start_new_session=True,
+        pass_fds=pass_fds,
     )
     try:
         async with asyncio.timeout(seconds):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import Struct, structs, to_builtins
 
 from thopter.gateway.connection import Limits
 from thopter.gateway.gitrun import config_env
 from thopter.gateway.http1 import BadRequest, Head
 from thopter.gateway.mirror import box_ref
 from thopter.gateway.mirror_config import MAX_INPUT
-from thopter.gateway.source import SLUG
+from thopter.gateway.policy.model import GitRights
+from thopter.gateway.source import SLUG, check_branch
 from thopter.model.errors import BadInput
 
 Service = Literal["git-upload-pack", "git-receive-pack"]
@@ -38,19 +40,24 @@ class Beside(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     repo: str
     branch: str
     base: str = ""
+    source_branch: str = ""
 
 
 class Attach(Struct, frozen=True, kw_only=True):
     """The ``attach`` request. ``base``: commit the box started from (its pushes must descend from it;
-    empty = not checked). ``force``: whether the box may rewrite its own branch. ``beside``: further
-    mirrors, each with the box's one branch in it."""
+    empty = not checked). ``source_branch``: the branch it was read from. ``force``: whether the box may
+    rewrite its own branch, where ``rights`` allow it. ``known``: marks of the operator's secrets. ``beside``:
+    further mirrors, each with the box's one branch in it."""
 
     box: str
     repo: str
     branch: str
     base: str = ""
+    source_branch: str = ""
     force: bool = True
     run: str = ""
+    rights: GitRights = GitRights()
+    known: tuple[str, ...] = ()
     limits: GitLimits = GitLimits()
     beside: tuple[Beside, ...] = ()
 
@@ -95,6 +102,8 @@ def _check(one: Attach | Beside) -> None:
     box_ref(name)  # raises BadName
     if one.base and (len(one.base) not in (40, 64) or set(one.base) - set("0123456789abcdef")):
         raise BadInput("base must be a full commit id")
+    if one.source_branch:
+        check_branch(one.source_branch)
 
 
 def narrowed(attach: Attach, target: str) -> Attach:
@@ -102,7 +111,8 @@ def narrowed(attach: Attach, target: str) -> Attach:
     none, which :func:`decide` then refuses."""
     for one in attach.beside:
         if target.startswith(f"/r/{one.repo}.git/"):
-            return structs.replace(attach, repo=one.repo, branch=one.branch, base=one.base, beside=())
+            fields = {"repo": one.repo, "branch": one.branch, "base": one.base}
+            return structs.replace(attach, **fields, source_branch=one.source_branch, beside=())
     return structs.replace(attach, beside=())
 
 
@@ -110,6 +120,9 @@ def decide(head: Head, attach: Attach) -> Wish | BadRequest:
     """Return what is wished, or the refusal. Targets are compared whole: nothing is decoded, so there
     is no other spelling of an allowed one."""
     root = f"/r/{attach.repo}.git"
+    pushing = head.target in (f"{root}/info/refs?service=git-receive-pack", f"{root}/git-receive-pack")
+    if pushing and attach.rights.push == "none":
+        return BadRequest(403, "this box's policy lets it push nothing; leave the work in the box")
     for service in ("git-upload-pack", "git-receive-pack"):
         if head.target == f"{root}/info/refs?service={service}":
             if head.method != "GET" or head.has_body:
@@ -136,7 +149,9 @@ def git_config(attach: Attach, hooks: str) -> list[tuple[str, str]]:
     and what it pushes goes through our hooks."""
     pairs = _hide("uploadpack", attach)
     pairs += [("core.hooksPath", hooks), ("http.receivepack", "true"), ("http.uploadpack", "true")]
-    pairs += [("receive.denyNonFastForwards", "false" if attach.force else "true")]
+    force = attach.force and attach.rights.force
+    pairs += [("receive.denyNonFastForwards", "false" if force else "true")]
+    pairs += [("receive.maxInputSize", str(min(int(attach.rights.push_mb * (1 << 20)), MAX_INPUT)))]
     pairs += [("gc.auto", "0"), ("maintenance.auto", "false")]
     return pairs
 
@@ -151,6 +166,22 @@ def _hide(section: str, attach: Attach) -> list[tuple[str, str]]:
     """All refs are hidden, then shown or hidden again: the last that matches decides."""
     order = ("refs", "!refs/heads", "!refs/tags", "refs/heads/thopter", "!" + attach.ref)
     return [(f"{section}.hideRefs", ref) for ref in order]
+
+
+def hook_env(attach: Attach, outbox: str) -> dict[str, str]:
+    """What the hooks must know. ``outbox``: the folder for notes to the hub, of all mirrors."""
+    rights = to_builtins(attach.rights) | {"force": attach.force and attach.rights.force}
+    env = {
+        "THOPTER_REF": attach.ref,
+        "THOPTER_BASE": attach.base,
+        "THOPTER_FROM": attach.source_branch,
+        "THOPTER_BOX": attach.box,
+        "THOPTER_RIGHTS": json.dumps(rights),
+        "THOPTER_KNOWN": json.dumps(attach.known),
+    }
+    if attach.rights.push == "upstream":
+        env["THOPTER_OUTBOX"] = f"{outbox}/{attach.repo}"
+    return env
 
 
 def cgi_env(head: Head, attach: Attach, wish: Wish, mirrors: str, hooks: str) -> dict[str, str]:
@@ -170,9 +201,6 @@ def cgi_env(head: Head, attach: Attach, wish: Wish, mirrors: str, hooks: str) ->
         "GIT_HTTP_EXPORT_ALL": "1",
         "REMOTE_USER": "box",
         "REMOTE_ADDR": "127.0.0.1",
-        "THOPTER_REF": attach.ref,
-        "THOPTER_BASE": attach.base,
-        "THOPTER_FORCE": "1" if attach.force else "0",
         **config_env(config),
     }
     if not wish.advertisement:

@@ -12,8 +12,9 @@ import msgspec
 from thopter.gateway.http1 import safe_value
 from thopter.gateway.policy import keys
 from thopter.gateway.policy.commands import read_commands
+from thopter.gateway.policy.globs import bad_glob
 from thopter.gateway.policy.hosts import BadHost, canonical_host, canonical_pattern
-from thopter.gateway.policy.model import Credential, Policy, Rule
+from thopter.gateway.policy.model import Credential, GitRights, Policy, Rule
 from thopter.gateway.policy.paths import check_pattern
 from thopter.gateway.policy.read import NAME, Checker
 from thopter.gateway.policy.registries import METHODS, QUERY_MAX, REGISTRIES
@@ -112,7 +113,7 @@ def _policy(check: Checker, name: str, table: Mapping[str, Any], base: Policy) -
         registries=registries,
         registry_addresses=nets,
         credentials=credentials,
-        git=_group(check, (*where, "git"), table, base.git, keys.GIT),
+        git=_git_rights(check, (*where, "git"), table, base, credentials),
         budgets=_group(check, (*where, "budgets"), table, base.budgets, keys.BUDGETS),
         limits=_group(check, (*where, "limits"), table, base.limits, keys.LIMITS),
         box=_group(check, (*where, "box"), table, base.box, keys.BOX),
@@ -128,10 +129,30 @@ def _group(
 ) -> Any:
     """One of the small tables: its values over those of the policy it starts from."""
     found = check.table(where, table.get(str(where[-1]), {}), known)
-    kinds: dict[str, type] = {f.name: f.type for f in msgspec.structs.fields(type(base))}
+    kinds: dict[str, Any] = {f.name: f.type for f in msgspec.structs.fields(type(base))}
     if found.get("connections") == 0:
         check.bad((*where, "connections"), "connections: at least one is needed")
-    return msgspec.structs.replace(base, **{k: kinds[k](v) for k, v in found.items()})
+    if found.get("push_mb") == 0:
+        check.bad((*where, "push_mb"), 'push_mb: to forbid pushes, say push = "none"')
+    clean = {k: tuple(str(i) for i in v) if isinstance(v, list) else v for k, v in found.items()}
+    return msgspec.structs.replace(base, **{k: _as(kinds[k], v) for k, v in clean.items()})
+
+
+def _as(kind: Any, value: Any) -> Any:
+    return kind(value) if kind in (int, float, bool) else value
+
+
+def _git_rights(check: Checker, where: Where, table: Mapping[str, Any], base: Policy, own: Any) -> GitRights:
+    """The table ``git``: its patterns can be matched, and its credential is one of the policy's."""
+    rights: GitRights = _group(check, where, table, base.git, keys.GIT)
+    for key in ("protected", "secrets_in"):
+        for pattern in getattr(rights, key):
+            why = bad_glob(pattern)
+            if why:
+                check.bad((*where, key), f"{pattern[:60]!r}: {why}")
+    if rights.credential and rights.credential not in {c.name for c in own}:
+        check.bad((*where, "credential"), f"there is no credential {rights.credential[:40]!r}")
+    return rights
 
 
 def _patterns(check: Checker, where: Where, raw: Iterable[Any]) -> tuple[str, ...]:

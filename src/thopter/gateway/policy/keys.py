@@ -18,6 +18,7 @@ class Key(Struct, frozen=True, kw_only=True):
     choices: tuple[str, ...] = ()
     enforced: bool = True
     most: float = 1e12
+    bools: tuple[str, str] | None = None  # of a text: what false and true mean
 
 
 def _(kind: str, doc: str, **more: Any) -> Key:
@@ -79,9 +80,33 @@ CREDENTIAL = {
     "env": _("text", "A variable of new boxes in which tools look for it; it holds a placeholder."),
 }
 GIT = {
-    "push": _("bool", "Whether the box may push its own branch.", enforced=False),
-    "force": _("bool", "Whether it may rewrite that branch.", enforced=False),
-    "workflows": _("bool", "Whether it may change files that CI runs.", enforced=False),
+    "push": _(
+        "text",
+        "Where its own branch may go: nowhere, into the hub's mirror (`thopter pull` fetches it), or "
+        "from there on to the repository it came from. `true` is `mirror`, `false` is `none`.",
+        choices=("none", "mirror", "upstream"),
+        bools=("none", "mirror"),
+    ),
+    "force": _("bool", "Whether it may rewrite that branch."),
+    "workflows": _(
+        "bool", "Whether it may change what CI and tools run: the shipped list of protected paths."
+    ),
+    "protected": _(
+        "list", "More paths it may not change: `deploy/**`, `*.lock`; small and big letters alike."
+    ),
+    "blob_mb": _("number", "The biggest file a push may bring, in MiB; 0 means no bound.", most=512),
+    "push_mb": _("number", "The biggest push, in MiB.", most=512),
+    "secrets": _(
+        "text", "What happens to a push that brings what looks like a secret.", choices=("refuse", "allow")
+    ),
+    "secrets_in": _("list", "Paths that are not searched for secrets (fixtures of tests): `tests/keys/**`."),
+    "submodules": _("bool", "Whether it may add or move submodules and change `.gitmodules`."),
+    "lfs": _("bool", "Whether pointers of git LFS may be pushed (their contents don't travel this way)."),
+    "filters": _("bool", "Whether `.gitattributes` may name new filter programs."),
+    "links": _("bool", "Whether symbolic links may lead out of the repository."),
+    "credential": _(
+        "text", "The credential of this policy for pushes upstream by https; default: your own login."
+    ),
 }
 BUDGETS = {
     "usd": _("number", "Money for model calls, in US dollars.", enforced=False),

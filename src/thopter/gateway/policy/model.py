@@ -78,11 +78,24 @@ class Credential(Struct, frozen=True, kw_only=True):
 
 
 class GitRights(Struct, frozen=True, kw_only=True):
-    """What a box may do to its repository."""
+    """What a box may do to its repository. ``push``: ``none``; ``mirror`` (its own branch in the hub's
+    mirror, for ``pull``); ``upstream`` (from there on to the repository it came from). ``workflows``: the
+    shipped list of protected paths does not hold; ``protected`` adds to it. ``credential`` names one of the
+    policy's credentials, for upstreams reached by https; empty means the operator's own login."""
 
-    push: bool = True
+    push: Literal["none", "mirror", "upstream"] = "mirror"
     force: bool = True
     workflows: bool = False
+    protected: tuple[str, ...] = ()
+    blob_mb: float = 50.0
+    push_mb: float = 512.0
+    secrets: Literal["refuse", "allow"] = "refuse"
+    secrets_in: tuple[str, ...] = ()
+    submodules: bool = False
+    lfs: bool = False
+    filters: bool = False
+    links: bool = False
+    credential: str = ""
 
 
 class Budgets(Struct, frozen=True, kw_only=True):

@@ -103,6 +103,8 @@ def _typed(key: Key, value: Any) -> tuple[str, Any]:
         ok = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= key.most
         return ("", value) if ok else (f"must be a number from 0 to {key.most:g}", None)
     if key.kind == "text":
+        if key.bools and isinstance(value, bool):
+            return "", key.bools[value]
         if not isinstance(value, str):
             return "must be a text", None
         if key.choices and value not in key.choices:

@@ -8,6 +8,7 @@ from msgspec import Meta, Struct, field
 
 from thopter.model.api.approvals import Approval
 from thopter.model.api.furnish import Furnishing
+from thopter.model.api.pushes import PushView
 from thopter.model.api.talk import Message
 from thopter.model.api.usage import Usage
 from thopter.model.evidence import Evidence
@@ -141,6 +142,7 @@ class ThopterDetail(Struct, kw_only=True):
     queue: list[Message] = field(default_factory=list)
     approvals: list[Approval] = field(default_factory=list)
     checkouts: dict[str, str] = field(default_factory=dict)  # further repositories: folder -> source
+    pushes: list[PushView] = field(default_factory=list)
 
 
 class TellRequest(Struct, kw_only=True):
