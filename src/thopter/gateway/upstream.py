@@ -48,7 +48,7 @@ LoginFor = Callable[[str, str], str | None]
 
 
 class Upstreams:
-    """``mirrors``: the folder of mirrors. ``notes``: that of hooks' notes. ``env``: the user's environment."""
+    """``mirrors``, ``notes``: the folders of mirrors and of hooks' notes. ``env``: the user's environment."""
 
     def __init__(
         self, mirrors: Path, notes: Path, login: LoginFor, env: Mapping[str, str] | None = None
