@@ -23,8 +23,8 @@ from memory_egress import MemoryEgress
 from memory_logs import MemoryLogs
 from memory_notes import MemoryNotes
 from memory_pool import MemoryPool
-from memory_secrets import MemorySecrets
 from memory_pushes import MemoryPushes
+from memory_secrets import MemorySecrets
 from memory_snapshots import MemorySleep, MemorySnapshots
 from memory_talk import MemoryTalk
 from memory_variables import MemoryVariables

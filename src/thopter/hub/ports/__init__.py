@@ -16,8 +16,8 @@ from thopter.hub.ports.egress import EgressPort
 from thopter.hub.ports.log import LogsPort
 from thopter.hub.ports.notes import NotesPort
 from thopter.hub.ports.pool import PoolPort
-from thopter.hub.ports.secrets import SecretsPort
 from thopter.hub.ports.pushes import PushesPort
+from thopter.hub.ports.secrets import SecretsPort
 from thopter.hub.ports.sleep import SleepPort
 from thopter.hub.ports.snapshots import SnapshotsPort
 from thopter.hub.ports.talk import TalkPort
@@ -129,6 +129,8 @@ class FleetPort(Protocol):
     @property
     def tokens(self) -> TokensPort:
         """Tokens of callers over TCP."""
+
+    @property
     def pushes(self) -> PushesPort:
         """What boxes pushed, and how it gets upstream."""
 
