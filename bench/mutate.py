@@ -28,6 +28,7 @@ GUARDS = {
     "thopter.gateway.policy.hosts": ("test_policy_decide.py", "test_policy_parts.py"),
     "thopter.gateway.policy.addresses": ("test_policy_parts.py",),
     "thopter.gateway.policy.paths": ("test_policy_parts.py",),
+    "thopter.gateway.policy.commands": ("test_policy_commands.py",),
     "thopter.gateway.egress.hello": ("test_egress_hello.py",),
 }
 WANTED = 95.0
