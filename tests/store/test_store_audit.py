@@ -233,6 +233,14 @@ def test_whatever_is_done_to_the_table_is_found_by_us_and_by_a_stranger(
     assert look(tmp_path)[0] != []
 
 
+def test_an_end_that_no_anchor_knows_yet_is_missed_when_the_head_is_left(use: Use, tmp_path: Path) -> None:
+    use(_fill)
+    with _forger(tmp_path) as db:
+        _cut(db)
+    assert _faults(use, tmp_path) == ["the chain ends at record 9 and should end at 12"]
+    assert look(tmp_path)[0] != []
+
+
 def test_an_older_or_another_database_does_not_fit_the_anchors(use: Use, tmp_path: Path) -> None:
     anchors = Anchors(tmp_path / "audit.anchors")
 
