@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from thopter.kit import failpoint
+from thopter.kit.caller import caller
 from thopter.model.api import Check
 from thopter.model.api.audit import AuditFault, AuditPage, AuditVerdict
-from thopter.model.errors import BadInput
+from thopter.model.errors import BadInput, StorageFull
 from thopter.model.events import Event
 from thopter.model.nouns import Box
 from thopter.store.anchors import Anchors
@@ -30,6 +34,7 @@ log = logging.getLogger(__name__)
 EVERY_S = 1.0  # what is cut off the chain's end unseen is at most this much of it
 _HEAD = re.compile(r"([0-9]{1,18}):([0-9a-f]{64})")
 _PAGE = 1000
+_LATE, _LATE_S = 1000, 5.0
 Spawn = Callable[[str, Coroutine[Any, Any, Any]], object]
 
 
@@ -40,6 +45,7 @@ class Audits:
         self._deps = deps
         self._anchors = Anchors(deps.paths.state / "audit.anchors")
         self._anchored = 0
+        self._late: deque[tuple[Event, str]] = deque()
         self._problem = ""
 
     async def start(self, spawn: Spawn) -> None:
@@ -48,21 +54,26 @@ class Audits:
         self._problem = await self._disagreement(found)
         if self._problem:
             log.error("the audit: %s", self._problem)
-            data = {"text": self._problem}
-            await self._deps.store.audit.append(self._event("audit.disagrees", data))
+            await self._write(self._event("audit.disagrees", {"text": self._problem}))
         if not found.there:
-            await self._deps.store.audit.append(self._event("audit.anchors_begun", {}))
+            await self._write(self._event("audit.anchors_begun", {}))
         spawn("audit anchors", self._keep())
 
     async def stop(self) -> None:
         """Anchor where the chain ends now; called when nothing is written any more."""
+        await self._write_late()
         await self._anchor()
 
     async def _keep(self) -> None:
         while True:
+            await self._write_late()
             await self._anchor()
             await self._deps.clock.sleep(EVERY_S)
-            await self._deps.store.audit.changed(self._anchored)
+            try:
+                async with asyncio.timeout(_LATE_S):
+                    await self._deps.store.audit.changed(self._anchored)
+            except TimeoutError:
+                continue  # nothing new; what is late is tried again
 
     async def _anchor(self) -> None:
         head = await self._deps.store.audit.head()
@@ -99,7 +110,27 @@ class Audits:
     async def act(self, kind: str, box: Box, data: Mapping[str, Any] | None = None, run: str = "") -> None:
         """What a person is about to do to a box; committed when this returns."""
         event = self._event(kind, {"name": box.name, **(data or {})}, box, run)
-        await self._deps.store.audit.append(event)
+        await self._write(event)
+
+    async def _write(self, event: Event) -> None:
+        """Commit a record. On a full disk it waits in memory for room, some do: a hub that refused them
+        could not be used to make any. Those are marked, and a hub that dies meanwhile loses them."""
+        try:
+            await self._deps.store.audit.append(event)
+        except StorageFull as e:
+            if len(self._late) >= _LATE:
+                raise
+            log.error("no room for the audit: %s of %s waits: %s", event.kind, event.box, e.message)
+            self._late.append((structs.replace(event, data={**event.data, "late": True}), caller.get().name))
+
+    async def _write_late(self) -> None:
+        while self._late:
+            event, by = self._late[0]
+            try:
+                await self._deps.store.audit.append(event, by)
+            except StorageFull:
+                return
+            self._late.popleft()
 
     # ------------------------------------------------------------------------------ reading
 
@@ -156,6 +187,9 @@ class Audits:
     async def check(self) -> Check:
         """For the doctor: what was found at the start, and whether anchors can be written."""
         head = (await self._deps.store.audit.head()).seq
+        if self._late:
+            text = f"{len(self._late)} records wait in memory: there is no room for them"
+            return Check(name="audit", level="fail", text=text, fix="free some space")
         if self._problem:
             return Check(name="audit", level="fail", text=self._problem, fix="thopter audit --verify")
         return Check(name="audit", level="ok", text=f"{head} records, anchored up to {self._anchored}")

@@ -166,9 +166,9 @@ class Audit:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def append(self, event: Event) -> None:
+    async def append(self, event: Event, by: str = "") -> None:
         """A record of what is no event of the log."""
-        await self._db.write(lambda c: AuditTable(c).append(event))
+        await self._db.write(lambda c: AuditTable(c).append(event, by))
 
     async def head(self) -> Anchor:
         """See :meth:`AuditTable.head`."""
