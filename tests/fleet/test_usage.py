@@ -76,14 +76,16 @@ def test_a_line_of_the_gateway_is_read_as_it_was_written_and_nonsense_counts_not
     }  # fmt: skip
     line = {"run": "run_1", "box": "box_1", "at_ms": 1_796_000_000_000, "status": 200, "model": "m",
             "endpoint": "api.anthropic.com"}  # fmt: skip
-    (found,) = _added([{**line, "tokens": tokens}])
+    (found,) = _added([{**line, "tokens": tokens}], prices.table())
     assert structs.asdict(found) == {
         "run": "run_1", "model": "m", "day": "2026-11-30", "band": 1, "box": "box_1", "requests": 1,
         "failed": 0, "input": 5, "output": 7, "cache_read": 100_000, "cache_write": 4,
         "cache_write_1h": 4, "first_ms": 1_796_000_000_000, "last_ms": 1_796_000_000_000,
     }  # fmt: skip
-    assert _added([{}, {"run": 5}, {**line, "at_ms": "x"}, {**line, "run": ""}]) == []
-    (failed,) = _added([{**line, "status": 529, "tokens": {"input_tokens": -1, "output_tokens": "9"}}])
+    assert _added([{}, {"run": 5}, {**line, "at_ms": "x"}, {**line, "run": ""}], prices.table()) == []
+    (failed,) = _added(
+        [{**line, "status": 529, "tokens": {"input_tokens": -1, "output_tokens": "9"}}], prices.table()
+    )
     assert (failed.failed, failed.requests, failed.input, failed.output) == (1, 0, 0, 0)
 
 
@@ -93,8 +95,15 @@ def test_a_line_of_the_gateway_is_read_as_it_was_written_and_nonsense_counts_not
 def test_a_known_name_at_another_endpoint_has_no_price(endpoint: str) -> None:
     line = {"run": "r", "box": "b", "at_ms": 1_796_000_000_000, "status": 200, "model": "claude-opus-4-5",
             "endpoint": endpoint, "tokens": {"input_tokens": 5}}  # fmt: skip
-    (found,) = _added([line])
+    (found,) = _added([line], prices.table())
     assert found.model == f"claude-opus-4-5@{endpoint or '?'}"
     assert total([found]).cost_usd is None
-    (paid,) = _added([{**line, "endpoint": "api.anthropic.com"}])
+    (paid,) = _added([{**line, "endpoint": "api.anthropic.com"}], prices.table())
     assert total([paid]).cost_usd == 0.000025
+
+
+def test_an_endpoint_of_the_operators_may_ask_list_prices_too() -> None:
+    line = {"run": "r", "box": "b", "at_ms": 1_796_000_000_000, "status": 200, "model": "claude-opus-4-5",
+            "endpoint": "proxy.corp:8443", "tokens": {"input_tokens": 5}}  # fmt: skip
+    (found,) = _added([line], prices.table("other.corp, proxy.corp:8443"))
+    assert total([found]).cost_usd == 0.000025

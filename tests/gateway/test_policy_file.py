@@ -185,7 +185,7 @@ def test_what_is_unwise_or_without_effect_is_a_warning() -> None:
     found = {w.line: w.text for w in book(text).warnings}
     assert 2 not in found, "isolation is held"
     assert "opaque tunnel" in found[4]
-    assert "nothing enforces it yet" in found[6]
+    assert 6 not in found, "the model gateway enforces budgets"
     assert "hub's own machine" in found[9]
     assert "can't be looked at" in found[10]
     assert book("[[policies.a.hosts]]\nhost='a.test'\ninspect=true").warnings == ()

@@ -18,6 +18,7 @@ from typing import Literal
 
 from memory_approvals import MemoryApprovals, MemoryUsage
 from memory_audit import MemoryAudit
+from memory_budgets import MemoryBudgets
 from memory_dials import MemoryDials
 from memory_egress import MemoryEgress
 from memory_logs import MemoryLogs
@@ -153,6 +154,7 @@ class MemoryFleet:
         self.approvals = MemoryApprovals(self._find)
         self.usage = MemoryUsage(self._find)
         self.audit = MemoryAudit()
+        self.budgets = MemoryBudgets(self._find)
         self.logs = MemoryLogs(self._find)
         self.pool = MemoryPool()
         self.snapshots = MemorySnapshots(self._find)

@@ -29,6 +29,7 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("note", "labels:note", "Put a note of yours on a thopter."),
             ("statusline", "labels:statusline", "Set the line shown as its task."),
             ("egress", "egress:egress", "What a box reached and was refused; allow it more."),
+            ("budget", "budget:budget", "What a thopter may spend of models, and has; raise it."),
             ("cost", "cost:cost", "Show the tokens and the money that runs used."),
             ("check", "life:check", "Is its tmux there, is its agent running?"),
             ("screen", "life:screen", "Print what its agent's screen shows now."),

@@ -32,6 +32,7 @@ def start_options(command: Any) -> Any:
         click.option("--branch", metavar="BRANCH", help="The branch to start from; default: HEAD."),
         click.option("--agent", metavar="AGENT", help="The agent to use."),
         click.option("--policy", metavar="POLICY", help="What it may reach; see 'thopter policy show'."),
+        click.option("--budget", metavar="AMOUNT", help="What it may spend: 5usd,2h,200turns,3Mtokens."),
         click.option("--detach", "-d", is_flag=True, help="Return when it is up; show no conversation."),
         click.option("--snapshot", metavar="SNAP", help="Start from this saved box; default: box.snapshot."),
         click.option("--fresh", is_flag=True, help="Start from no saved box."),
@@ -233,7 +234,16 @@ def _start(app: App, given: dict[str, Any]) -> dict[str, Any]:
     for name in ("keep_alive", "idle_timeout"):
         local = _local_setting(app, f"box.{name}")
         minutes[name] = given[name] if given[name] is not None else int(local) if local else None
-    return {"snapshot": named, "fresh": given["fresh"], "policy": given["policy"] or "", **minutes}
+    budget = _budget(given["budget"] or _local_setting(app, "run.budget"))
+    chosen = {"snapshot": named, "fresh": given["fresh"], "policy": given["policy"] or ""}
+    return {**chosen, "budget": budget, **minutes}
+
+
+def _budget(text: str) -> Any:
+    from thopter.model.api.budget import BudgetAmount
+    from thopter.model.budget import parse_amount
+
+    return BudgetAmount(**parse_amount(text)) if text.strip() else BudgetAmount()
 
 
 def _ask(app: App, call: Callable[[], Accepted]) -> Accepted:

@@ -13,6 +13,7 @@ from typing import Any
 
 from msgspec import Struct, convert, structs
 
+from thopter.fleet.budget_terms import first_budget
 from thopter.fleet.deps import Deps, request_mark
 from thopter.fleet.facts import complete_enough, snapshot_ready
 from thopter.fleet.furnish import WORK, Stage, check_uploads
@@ -33,6 +34,7 @@ from thopter.model.errors import BadInput, NotAllowed, NotFound, Refused, Storag
 from thopter.model.events import Event
 from thopter.model.ids import BoxId, RunId, check_name, new_id
 from thopter.model.nouns import Box, BoxState, Lease, Run, RunState, Snapshot
+from thopter.store.budgets import Budget
 from thopter.store.intents import Intent
 from thopter.store.pools import PoolBox
 from thopter.store.store import Tx
@@ -69,12 +71,14 @@ class Wanted(Struct, frozen=True, kw_only=True):
     lease: Lease
     flow: str
     trust: str = "operator"
+    budget: dict[str, int] = {}
 
     def record(self, tx: Tx, names: list[str]) -> Intent:
         """Record box, run, lease and intent; returns the intent."""
         box = tx.boxes.reserve_name(self.box, names)
         tx.runs.insert(self.run)
         tx.leases.put(self.lease)
+        self.allow(tx, box.id)
         request = structs.asdict(structs.replace(self.args, name=box.name))
         now = self.run.created_ms
         intent = Intent(
@@ -90,6 +94,11 @@ class Wanted(Struct, frozen=True, kw_only=True):
         )
         tx.events.append([created])
         return tx.intents.add(intent)
+
+    def allow(self, tx: Tx, box: str) -> None:
+        """Record what it may spend, if anybody said."""
+        if self.budget:
+            tx.budgets.put(Budget(box=box, own=self.budget))
 
 
 class Acceptor:
@@ -112,6 +121,8 @@ class Acceptor:
             before = tx.intents.find(want.flow)  # an earlier attempt at this very call
             now = want.run.created_ms
             taken = before or claim(tx, warm, made_so, want.args, want.lease, want.flow, now)
+            if taken is not None and before is None:
+                want.allow(tx, str(taken.request["box"]))
             return taken or want.record(tx, names)
 
         try:
@@ -145,7 +156,8 @@ class Acceptor:
 
         def record(tx: Tx) -> Intent:
             intent = want.record(tx, [friendly() for _ in range(_NAMES_TRIED)])
-            tx.leases.forget(want.box.id)  # nobody's time runs yet
+            tx.leases.forget(want.box.id)  # nobody's time runs yet, and nobody's money
+            tx.budgets.put(Budget(box=want.box.id))
             tx.pools.add(place)
             return intent
 
@@ -181,7 +193,8 @@ class Acceptor:
             post_create=req.furnishing.post_create or str(self.deps.settings.get("box.post_create")),
         )
         lease = new_lease(ids.box, self.deps.settings, now, req.keep_alive, req.idle_timeout)
-        return Wanted(box=box, run=run, args=args, lease=lease, flow=ids.flow, trust=req.trust)
+        budget = first_budget(self.deps.settings, req.budget)
+        return Wanted(box=box, run=run, args=args, lease=lease, flow=ids.flow, budget=budget, trust=req.trust)
 
     async def _agent_settings(self, req: RunRequest) -> dict[str, Any]:
         """What the agent of this run is told, as things are now."""

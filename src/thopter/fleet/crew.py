@@ -16,6 +16,7 @@ from msgspec import structs
 
 from thopter.fleet import modelwords
 from thopter.fleet.accept import Acceptor
+from thopter.fleet.budget_terms import terms_of
 from thopter.fleet.death import notice_death
 from thopter.fleet.delivery import Delivery
 from thopter.fleet.deps import Deps
@@ -203,6 +204,7 @@ class Crew:
             return
         listeners = await provider.listeners(key)
         model, git = routes(self.deps, box, run, self.deps.agents[run.agent])
+        model = structs.replace(model, terms=await terms_of(self.deps, box, run))
         try:
             egress = await route_of(self.deps, box, run)
             await self.deps.gateways.attach(key, run.id, listeners, model, git, egress)

@@ -43,6 +43,8 @@ _FACT_RANK = {
             Fact.BUSY,
             Fact.ACTIVITY,
             Fact.RATE_LIMITED,
+            Fact.OVER_BUDGET,
+            Fact.BUDGET_RAISED,
             Fact.PERMISSION_ASKED,
             Fact.QUESTION_ASKED,
             Fact.ANSWERED,

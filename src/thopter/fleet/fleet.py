@@ -14,6 +14,7 @@ from thopter.fleet import work
 from thopter.fleet.accept import Acceptor
 from thopter.fleet.approvals import Approvals
 from thopter.fleet.audit import Audits
+from thopter.fleet.budgets import Budgets
 from thopter.fleet.crew import UP, Crew
 from thopter.fleet.deps import Deps, request_mark
 from thopter.fleet.dials import Dials
@@ -73,6 +74,7 @@ _LOG_KINDS = (
     "run.created",
     "run.state",
     "run.told",
+    "run.budget",
     "box.state",
     "box.said",
     "flow.step",
@@ -112,6 +114,7 @@ class Fleet:
         self.usage = Usages(deps)
         self.audit = Audits(deps)
         self._hands = Hands(deps, self.audit)
+        self.budgets = Budgets(deps)
         self.logs = SessionLogs(deps)
         self.snapshots = Snapshots(deps)
         self.sleep = Sleep(deps)
@@ -139,6 +142,7 @@ class Fleet:
         self._crew.spawn("warm pool", self.pool.keep())
         self._crew.spawn("watch over boxes", self.keeper.watch())
         self._crew.spawn("usage", self.usage.follow())
+        self._crew.spawn("budgets", self.budgets.follow())
         self._crew.spawn("revival", self.keeper.revive_lost())
         await self.egress.start(self._crew.spawn)
         await self.audit.start(self._crew.spawn)

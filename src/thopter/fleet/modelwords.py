@@ -29,7 +29,11 @@ def read_record(record: dict[str, Any], now_ms: int) -> Evidence | None:
     if not isinstance(status, int) or not path.endswith(_MESSAGES):
         return None
     at = record.get("at_ms")
+    spent = str(record.get("budget") or "")
     at_ms = min(at, now_ms) if isinstance(at, int) else now_ms
+    if spent and spent != "account":
+        said = str(record.get("error") or "")
+        return _evidence(Fact.OVER_BUDGET, at_ms, now_ms, said, what=spent)
     if 200 <= status < 300:
         return _evidence(Fact.ACTIVITY, at_ms, now_ms, "a model call got through")
     if status in _LIMITED:
@@ -86,5 +90,5 @@ async def _one(deps: Deps, live: LiveBox | None, record: dict[str, Any]) -> None
         return
     if evidence.fact is Fact.ACTIVITY and not live.held_up:
         return  # only the end of a limit is news; each call would be one row more in the store
-    live.held_up = evidence.fact is Fact.RATE_LIMITED
+    live.held_up = evidence.fact is not Fact.ACTIVITY
     await take(live, [Reading(evidence=(evidence,))], {})

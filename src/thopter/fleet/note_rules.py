@@ -135,6 +135,8 @@ def ring(s: Situation, rules: Rules) -> Ring | None:
 
 def _about(s: Situation, rules: Rules) -> tuple[NoteKind, int] | None:
     """What there is to tell, and the moment that names its episode."""
+    if s.state is RunState.WAITING and s.reason is WaitReason.BUDGET:
+        return None  # an event of its own tells that
     if s.state is RunState.WAITING and s.reason is not None:
         return _WAITS[s.reason], s.since_ms
     if s.state in _ENDS:
@@ -176,7 +178,9 @@ def write(kind: NoteKind, settings: Settings, words: dict[str, str]) -> Letter:
     """Put the letter together. ``words`` (name, state, task, repo, detail) may come from a box: they
     are made safe and put in as text, never read as a pattern; what looks like a secret is taken out.
     """
-    safe = {k: _redact(one_line(v, _BODY_MAX)) for k, v in words.items()} | {"what": WHAT[kind]}
+    safe = {k: _redact(one_line(v, _BODY_MAX)) for k, v in words.items()} | {
+        "what": words.get("what") or WHAT[kind]
+    }
     tags = [_TAGS[kind], *split(str(settings.get("notify.tags")))]
     urgent = "high" if kind in _URGENT else "default"
     return Letter(

@@ -100,8 +100,10 @@ class Notes:
         else:
             found = await self._state(event, run)
         if found is not None:
-            detail = str(event.data.get("text", "")) if event.kind == "run.budget" else ""
-            await self._record(found, run, str(event.data.get("name", "")), detail, event.seq)
+            budget = event.kind == "run.budget"
+            detail = str(event.data.get("text", "")) if budget else ""
+            what = "nears its budget" if budget and event.data.get("level") == "near" else ""
+            await self._record(found, run, str(event.data.get("name", "")), detail, event.seq, what)
 
     async def _state(self, event: Event, run: Run) -> Ring | None:
         try:
@@ -126,8 +128,14 @@ class Notes:
         return note_rules.ring(situation, note_rules.rules_of(self._deps.settings))
 
     def _budget(self, event: Event) -> Ring | None:
+        if event.data.get("level") == "raised":
+            return None
         wanted = NoteKind.BUDGET in note_rules.rules_of(self._deps.settings).on
-        return Ring(NoteKind.BUDGET, f"{event.run}:budget:{event.at_ms}") if wanted else None
+        return (
+            Ring(NoteKind.BUDGET, f"{event.run}:budget:{event.at_ms}:{event.data.get('what', '')}")
+            if wanted
+            else None
+        )
 
     async def _look(self) -> None:
         """Look for silence in every box, and forget what is old."""
@@ -165,7 +173,9 @@ class Notes:
         muted = await self._deps.store.notes.muted()
         return "" in muted or box in muted
 
-    async def _record(self, found: Ring, run: Run, name: str, detail: str, cursor: int) -> None:
+    async def _record(
+        self, found: Ring, run: Run, name: str, detail: str, cursor: int, what: str = ""
+    ) -> None:
         settings, now = self._deps.settings, self._deps.clock.now_ms()
         words = {
             "name": name,
@@ -173,6 +183,7 @@ class Notes:
             "task": run.prompt,
             "repo": run.repo.source if run.repo else "",
             "detail": detail or self._detail(found.kind, run),
+            "what": what,
         }
         note = Note(
             id=new_id("note", now), key=found.key, kind=found.kind, created_ms=now, box=run.box, run=run.id,

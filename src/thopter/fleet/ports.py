@@ -12,6 +12,7 @@ from thopter.model.api import Check
 from thopter.model.api.egress import Findings, PolicyBook, PolicyInfo, Verdict
 from thopter.model.api.notes import Target
 from thopter.model.api.secrets import Binding, BindRequest, UnbindRequest
+from thopter.model.budget import Terms
 from thopter.model.notes import Letter, NoteKind
 from thopter.model.nouns import RepoRef
 from thopter.model.pushes import Note, Outcome
@@ -22,10 +23,11 @@ HOME = "/root"
 
 class ModelRoute(Struct, frozen=True, kw_only=True):
     """Where a box's model calls go. ``credential`` names an entry of the secret store, never its
-    value; empty means that the endpoint wants none."""
+    value; empty means that the endpoint wants none. ``terms``: what its calls may spend."""
 
     upstream: str
     credential: str = ""
+    terms: Terms = Terms()
 
 
 class GitRoute(Struct, frozen=True, kw_only=True):
@@ -86,6 +88,14 @@ class Gateways(Protocol):
 
     async def forget_book(self, name: str) -> None:
         """Remove one that has been counted to its end."""
+
+    async def model_terms(self, box: str, terms: Terms) -> bool:
+        """Bind the box's model calls by other terms; False when no gateway takes that now (the next
+        process does)."""
+
+    async def model_spent(self, accounts: Sequence[str]) -> dict[str, Any]:
+        """``{"spent": {account: {usd, tokens, turns, hours, cut, under_way}}, "problem"}`` in the units of
+        :class:`Limit`; ``problem``: why the account can't be written."""
 
     async def usage(self, box: str) -> dict[str, Any]:
         """What the model gateway counted for it."""

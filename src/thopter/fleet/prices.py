@@ -1,84 +1,14 @@
-"""What model calls cost by the price table in the package; pure but for reading that file once."""
+"""What counted model calls cost by the price table; pure."""
 
 from __future__ import annotations
 
-import functools
-import re
-import tomllib
 from collections.abc import Mapping
 from decimal import Decimal
-from importlib import resources
 
-import msgspec
-from msgspec import Struct
-
+from thopter.kit.prices import Prices, at_endpoint, band, cost_of, rates_of, table
 from thopter.store.usage import Used
 
-BANDS = (100_000, 200_000)  # tokens of a prompt: where some price begins to be another one
-_MILLION = Decimal(1_000_000)
-_DATE = re.compile(r"-20\d{6}$")
-
-
-class Rates(Struct, frozen=True, kw_only=True):
-    """USD for a million tokens of each kind."""
-
-    input: float
-    output: float
-    cache_write: float
-    cache_write_1h: float
-    cache_read: float
-
-
-class Price(Rates, frozen=True, kw_only=True):
-    """Rates of some models from a day on; ``long`` for calls with a prompt of more than ``over`` tokens."""
-
-    models: list[str]
-    since: str
-    over: int = 0
-    long: Rates | None = None
-
-    def __post_init__(self) -> None:
-        if (self.long is None) != (self.over == 0) or (self.over and self.over not in BANDS):
-            raise ValueError(f"over must be one of {BANDS}, and stand with long")
-
-
-class Prices(Struct, frozen=True, kw_only=True):
-    """The table. ``checked``: the day somebody compared it with its source; ``endpoints`` are those that
-    ask these prices."""
-
-    endpoints: list[str]
-    checked: str
-    source: str
-    price: list[Price]
-
-
-@functools.cache
-def table() -> Prices:
-    """The package's price table."""
-    raw = resources.files(__package__).joinpath("prices.toml").read_text("utf-8")
-    return msgspec.convert(tomllib.loads(raw), Prices)
-
-
-def band(prompt_tokens: int) -> int:
-    """Which range of prompt lengths a call is in."""
-    return sum(prompt_tokens > limit for limit in BANDS)
-
-
-def at_endpoint(model: str, endpoint: str, prices: Prices) -> str:
-    """The name under which calls of ``model`` are counted: its own where these prices are asked, else
-    with the endpoint behind it, which has no price. Another server may give any model any name."""
-    return model if not model or endpoint in prices.endpoints else f"{model}@{endpoint or '?'}"
-
-
-def rates_of(model: str, day: str, in_band: int, prices: Prices) -> Rates | None:
-    """What such a call cost on that day; None when that is not known."""
-    names = (model, _DATE.sub("", model))
-    rows = [p for p in prices.price if any(n in p.models for n in names) and p.since <= day]
-    if not rows:
-        return None
-    row = max(rows, key=lambda p: p.since)
-    is_long = row.over > 0 and in_band > BANDS.index(row.over)
-    return row.long if is_long else row
+__all__ = ["Prices", "at_endpoint", "band", "cost", "cost_of", "rates_of", "table"]
 
 
 def cost(used: Used, prices: Prices) -> Decimal | None:
@@ -93,6 +23,4 @@ def cost(used: Used, prices: Prices) -> Decimal | None:
     if not any(tokens.values()):
         return Decimal(0)
     rates = rates_of(used.model, used.day, used.band, prices)
-    if rates is None:
-        return None
-    return sum((Decimal(str(getattr(rates, k))) * n / _MILLION for k, n in tokens.items()), Decimal(0))
+    return None if rates is None else cost_of(rates, tokens)

@@ -49,6 +49,9 @@ def read_turn(life: Window, now_ms: int, limits: TruthLimits) -> Verdict:
     """Derive the state of a living agent from the facts of its present life."""
     turn = _Turn(life, limits)
     ask = turn.open_ask()
+    spent = turn.over_budget()
+    if spent is not None:
+        return spent
     if turn.is_closed():
         return _asking(ask) if ask is not None else turn.disputed(now_ms) or turn.closed()
     if turn.work is None and turn.closing is None:
@@ -208,6 +211,18 @@ class _Turn:
             return None
         return _waiting(WaitReason.RATE_LIMIT, _at(through, hit), hit, through)
 
+    def over_budget(self) -> Verdict | None:
+        """Its last model call was not made, as it may spend no more, and nobody has raised that or told it
+        anything since. No dialog of its own can be open: it goes no further."""
+        hit = self.life.last(Fact.OVER_BUDGET)
+        since = _newest(
+            self.started, self.life.last(Fact.BUDGET_RAISED, Fact.ANSWERED),
+            self.life.last(Fact.ACTIVITY, sources=_GATEWAY),
+        )  # fmt: skip
+        if hit is None or (since is not None and order(since) > order(hit)):
+            return None
+        return structs.replace(_waiting(WaitReason.BUDGET, hit.at_ms, hit), problem=hit.detail)
+
     def working(self) -> Verdict:
         """At work since its turn began; when that was not seen, since the latest moment before."""
         begun = self.started
@@ -239,6 +254,9 @@ class _Turn:
                 return _waiting(WaitReason.QUESTION, since, asked, ends[-1])
             return _waiting(WaitReason.TURN_END, since, ends[-1])
         word = text(failure, "error")
+        hit, raised = self.life.last(Fact.OVER_BUDGET), self.life.last(Fact.BUDGET_RAISED)
+        if word == "billing_error" and hit is not None and raised is not None and raised.at_ms >= hit.at_ms:
+            return _waiting(WaitReason.TURN_END, since, raised, failure)  # that is mended
         problem = ": ".join(w for w in (word or "the turn failed", failure.detail) if w)
         if word in _NEEDS_MENDING:
             return Verdict(state=RunState.FAILED, since_ms=since, because=(failure,), problem=problem)

@@ -59,12 +59,15 @@ class Usages:
                 if not lines:
                     break
                 line = after + len(lines)
-                if not await store.count(name, after, line, _added(lines)):
+                if not await store.count(name, after, line, _added(lines, self._prices())):
                     break  # somebody else counts: look again next time
                 after = line
             if not current:
                 await gateways.forget_book(name)
                 await store.forget(name)
+
+    def _prices(self) -> prices.Prices:
+        return prices.table(str(self.deps.settings.get("prices.endpoints")))
 
     async def _lost(self, book: str, lines: int) -> None:
         """Remember once, by the book that says so, that lines were thrown away unread."""
@@ -102,7 +105,7 @@ class Usages:
         return UsageReport(runs=runs, total=total(used), prices=prices.table().checked, lost=lost)
 
 
-def _added(lines: Sequence[dict[str, Any]]) -> list[Used]:
+def _added(lines: Sequence[dict[str, Any]], table: prices.Prices) -> list[Used]:
     """What the lines say; one that makes no sense counts nothing."""
     found = []
     for line in lines:
@@ -116,7 +119,7 @@ def _added(lines: Sequence[dict[str, Any]]) -> list[Used]:
         read, written = n.get("cache_read_input_tokens", 0), n.get("cache_creation_input_tokens", 0)
         good = 200 <= status < 300
         told, where = str(line.get("model") or ""), str(line.get("endpoint") or "")
-        model = prices.at_endpoint(told, where, prices.table())
+        model = prices.at_endpoint(told, where, table)
         found.append(
             Used(
                 run=run, model=model, box=str(line.get("box") or ""),

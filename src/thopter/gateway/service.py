@@ -75,6 +75,12 @@ class Service(ABC, Generic[RouteT]):
     async def retire(self, route: RouteT) -> None:
         """A route is no longer used for new requests. Nothing to do by default."""
 
+    def attached(self, route: RouteT) -> None:
+        """A route is used from now on. Nothing to do by default."""
+
+    def detached(self, box: str) -> None:
+        """A box is not served any more. Nothing to do by default."""
+
     async def extra(self, op: str, request: dict[str, Any]) -> dict[str, Any]:
         """Answer an op of the subclass."""
         raise BadInput(f"this gateway has no control operation {op!r}")
@@ -173,6 +179,7 @@ class Service(ABC, Generic[RouteT]):
         if op == "detach":
             route = self.doors.close(_box(request))
             if route is not None:
+                self.detached(_box(request))
                 await self.retire(route)
             return {"was_attached": route is not None}
         if op == "list":
@@ -192,6 +199,7 @@ class Service(ABC, Generic[RouteT]):
                 sock.close()
             await self.retire(route)
             raise
+        self.attached(route)
         if old is not None:
             await self.retire(old)
         log.info("attached %s", box)

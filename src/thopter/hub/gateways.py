@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
-from msgspec import Struct, to_builtins
+from msgspec import Struct, structs, to_builtins
 
 from thopter.fleet.boxnet import EGRESS_PORT
 from thopter.fleet.launch import GIT_PORT, MODEL_PORT
@@ -20,6 +20,7 @@ from thopter.hub.marks import Marks
 from thopter.hub.shelf import Shelf
 from thopter.kit.paths import Paths
 from thopter.kit.secrets import SecretStore
+from thopter.model.budget import Terms
 from thopter.model.errors import ThopterError
 
 log = logging.getLogger(__name__)
@@ -101,7 +102,8 @@ class HubGateways:
             secret = await asyncio.to_thread(self._secrets.get, w.model.credential)
         auth = {"kind": secret.kind, "secret": secret.secret} if secret is not None else None
         sock = w.sockets[MODEL_PORT]
-        await self.model.attach(box, sock, run=w.run, upstream=w.model.upstream, auth=auth)
+        terms = to_builtins(w.model.terms)
+        await self.model.attach(box, sock, run=w.run, upstream=w.model.upstream, auth=auth, terms=terms)
 
     async def _attach_git(self, box: str, w: _Wanted) -> None:
         if w.git is not None:
@@ -149,6 +151,22 @@ class HubGateways:
     async def forget_book(self, name: str) -> None:
         """See the port."""
         await self.model.forget_book(name)
+
+    async def model_terms(self, box: str, terms: Terms) -> bool:
+        """See the port."""
+        wanted = self._wanted.get(box)
+        if wanted is None:
+            return False
+        wanted.model = structs.replace(wanted.model, terms=terms)
+        try:
+            await self._attach_model(box, wanted)
+        except GatewayDown:
+            return False
+        return True
+
+    async def model_spent(self, accounts: Sequence[str]) -> dict[str, Any]:
+        """See the port."""
+        return await self.model.call({"op": "spent", "accounts": list(accounts)})
 
     async def usage(self, box: str) -> dict[str, Any]:
         """See the port."""

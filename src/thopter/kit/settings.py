@@ -56,6 +56,20 @@ SETTINGS: tuple[Setting, ...] = (
         "File whose text each new agent gets as its user-level CLAUDE.md, in place of thopter's own; "
         "an absolute path.",
     ),
+    Setting(
+        "run.budget", "", "What a new thopter may spend when --budget does not say: e.g. 5usd,2h,200turns or "
+        "3Mtokens, commas between.",
+    ),
+    Setting("budget.usd_per_day", 0.0, "Dollars that all your thopters may spend a day (UTC); 0: no limit."),
+    Setting("budget.tokens_per_day", 0, "Tokens that they may use a day; 0: no limit."),
+    Setting(
+        "budget.go_on_text", "Your budget was raised. Look at what is already done, then go on.",
+        "What an agent that was stopped by its budget is told when that is raised.",
+    ),
+    Setting(
+        "prices.endpoints", "", "Further model endpoints (HOST[:PORT], commas between) that ask list prices, "
+        "such as a proxy of yours.",
+    ),
     Setting("policy", "", "Policy of new thopters; empty means the default of policy.toml."),
     Setting("box.memory_mb", 4096, "Memory limit of a box in MiB; 0 means none."),
     Setting("box.pids", 2048, "How many processes a box may have; 0 means no limit."),

@@ -38,6 +38,8 @@ class Fact(enum.StrEnum):
     INTERRUPTED = "interrupted"
     TURN_FAILED = "turn_failed"  # data["error"]: authentication_failed, rate_limit, ...
     RATE_LIMITED = "rate_limited"
+    OVER_BUDGET = "over_budget"  # a model call was not made: what may be spent is used up
+    BUDGET_RAISED = "budget_raised"
     SESSION_ENDED = "session_ended"
     BUSY = "busy"  # the agent's status file or screen says so
     IDLE = "idle"

@@ -42,6 +42,7 @@ class WaitReason(enum.StrEnum):
     QUESTION = "question"
     TURN_END = "turn_end"
     RATE_LIMIT = "rate_limit"
+    BUDGET = "budget"  # what it may spend is used up
 
 
 class Isolation(enum.StrEnum):

@@ -10,6 +10,7 @@ OF_RUNS = ("entries", "evidence")
 OF_BOXES = (
     "cursors", "messages", "labels", "leases", "egress_grants", "pool_boxes", "note_mutes",
     "approvals", "git_outbox", "runs",
+    "approvals", "budgets", "runs",
 )  # fmt: skip
 
 
@@ -43,6 +44,7 @@ def _forget(conn: Conn, before_ms: int, most: int) -> list[str]:
             conn.run(f"DELETE FROM {table} WHERE box = ?", (box,))
         conn.run("DELETE FROM note_sends WHERE note IN (SELECT id FROM notes WHERE box = ?)", (box,))
         conn.run("DELETE FROM notes WHERE box = ?", (box,))
+        conn.run("DELETE FROM budget_told WHERE account = ?", (f"box:{box}",))
         conn.run("DELETE FROM events WHERE box = ? AND box <> ''", (box,))
         conn.run("DELETE FROM boxes WHERE id = ?", (box,))
     return boxes

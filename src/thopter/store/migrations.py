@@ -14,6 +14,7 @@ from thopter.store import migrations_talk
 from thopter.store.db import Conn
 from thopter.store.migrations_approvals import m011_approvals_and_usage
 from thopter.store.migrations_audit import m016_audit
+from thopter.store.migrations_budgets import m014_budgets
 from thopter.store.migrations_egress import m009_egress
 from thopter.store.migrations_git import m013_git
 from thopter.store.migrations_home import m007_variables
@@ -148,6 +149,7 @@ migration(m010_pools)
 migration(m011_approvals_and_usage)
 migration(m012_heard)
 migration(m013_git)
+migration(m014_budgets)
 migration(m015_tokens)
 migration(m016_audit)
 migration(m017_leases)

@@ -22,6 +22,7 @@ from thopter.store.approvals import Approvals, ApprovalTable
 from thopter.store.audit import TOPIC as AUDIT_TOPIC
 from thopter.store.audit import Audit, AuditTable
 from thopter.store.boxes import Boxes, BoxTable
+from thopter.store.budgets import Budgets, BudgetTable
 from thopter.store.cursors import Cursors, CursorTable
 from thopter.store.db import Conn, Database
 from thopter.store.egress import Egress, EgressTable
@@ -71,6 +72,7 @@ class Tx:
         self.audit = AuditTable(conn)
         self.tokens = TokenTable(conn)
         self.pushes = PushTable(conn)
+        self.budgets = BudgetTable(conn)
 
 
 class Ingested(Struct, frozen=True):
@@ -106,6 +108,7 @@ class Store:
         self.audit = Audit(db)
         self.tokens = Tokens(db)
         self.pushes = Pushes(db)
+        self.budgets = Budgets(db)
 
     @classmethod
     async def open(cls, path: Path) -> Store:

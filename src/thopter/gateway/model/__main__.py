@@ -12,10 +12,11 @@ from thopter.gateway.connection import Exchange, Limits
 from thopter.gateway.daemon import Options, main
 from thopter.gateway.doors import Door
 from thopter.gateway.http1 import BadRequest
-from thopter.gateway.model.book import Books
+from thopter.gateway.model.book import Books, bury
 from thopter.gateway.model.ledger import Ledger
 from thopter.gateway.model.policy import ERROR_TYPES
 from thopter.gateway.model.proxy import Call, Route
+from thopter.gateway.model.spending import Spending
 from thopter.gateway.model.upstream import parse_attach, parse_endpoint, tls_context
 from thopter.gateway.service import Service
 from thopter.model.errors import BadInput
@@ -23,16 +24,21 @@ from thopter.model.errors import BadInput
 
 class ModelGateway(Service[Route]):
     """Serves HTTP/1.1 to boxes and dials each box's one endpoint. Ops besides the common ones:
-    ``usage {box}``, ``log {after, box, limit, wait_ms}``, and of the durable account ``books {}``,
-    ``book {name, after, limit}`` and ``forget_book {name}``."""
+    ``usage {box}``, ``log {after, box, limit, wait_ms}``, ``spent {accounts}``, and of the durable account
+    ``books {}``, ``book {name, after, limit}`` and ``forget_book {name}``."""
 
     name = "model"
 
     def __init__(
-        self, confined: tuple[str, ...] = (), idle_exit: float = 0.0, books: Books | None = None
+        self,
+        confined: tuple[str, ...] = (),
+        idle_exit: float = 0.0,
+        books: Books | None = None,
+        spending: Spending | None = None,
     ) -> None:
         super().__init__(confined, idle_exit)
         self._ledger = Ledger(books)
+        self._spending = spending or Spending(None)
         self._contexts: dict[str, ssl.SSLContext] = {}
 
     def parse(self, request: dict[str, Any]) -> tuple[Route, Limits]:
@@ -59,17 +65,25 @@ class ModelGateway(Service[Route]):
             "in_flight": route.in_flight,
         }
 
+    def attached(self, route: Route) -> None:
+        """See Service."""
+        self._spending.bind(route.attach.box, route.attach.terms)
+
+    def detached(self, box: str) -> None:
+        """See Service."""
+        self._spending.free(box)
+
     async def retire(self, route: Route) -> None:
         """See Service."""
         await route.retire()
 
     async def serve(self, door: Door[Route], exchange: Exchange) -> None:
         """See Service."""
-        await Call(door.route, exchange, self._ledger).run()
+        await Call(door.route, exchange, self._ledger, self._spending).run()
 
     async def refuse(self, door: Door[Route], exchange: Exchange, problem: BadRequest) -> None:
         """See Service."""
-        call = Call(door.route, exchange, self._ledger)
+        call = Call(door.route, exchange, self._ledger, self._spending)
         call.route.in_flight += 1
         call.refused = True
         try:
@@ -90,6 +104,11 @@ class ModelGateway(Service[Route]):
                 after, str(request.get("box", "")), min(max(limit, 1), 2000), min(wait_ms, 30_000) / 1000
             )
             return {"boot": self.boot, **msgspec.to_builtins(page)}
+        if op == "spent":
+            accounts = request.get("accounts")
+            if not isinstance(accounts, list) or not all(isinstance(a, str) for a in accounts):
+                raise BadInput("accounts must be a list of names")
+            return {"spent": self._spending.spent(accounts), "problem": self._spending.problem}
         books = self._ledger.books
         if books is not None and op in ("books", "book", "forget_book"):
             name = str(request.get("name", ""))
@@ -112,7 +131,10 @@ def _numbers(request: dict[str, Any]) -> tuple[int, int, int]:
 
 
 def _build(options: Options, confined: tuple[str, ...]) -> ModelGateway:
-    return ModelGateway(confined, options.idle_exit, Books(options.state / "gateway" / "model-calls"))
+    folder = options.state / "gateway"
+    books, spending = Books(folder / "model-calls"), Spending(folder / "model-spent.ndjson")
+    bury(spending, books)
+    return ModelGateway(confined, options.idle_exit, books, spending)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import logging
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, to_builtins
+
+from thopter.gateway.model.spending import Open, Spending
+from thopter.gateway.model.usage import Record
 
 log = logging.getLogger("thopter.gateway")
 
@@ -59,6 +63,15 @@ class Books:
                 log.error("model calls can't be written down: %s", e)
             self._broken = True
 
+    def put(self, name: str, lines: list[dict[str, Any]]) -> None:
+        """Make a whole book at once; one that is there already stays as it is. Raises OSError."""
+        path = self._folder / (name + _SUFFIX)
+        if path.exists():
+            return
+        fresh = path.with_suffix(".new")
+        fresh.write_bytes(b"".join(msgspec.json.encode(x) + b"\n" for x in [{"lost": 0}, *lines]))
+        fresh.rename(path)
+
     def names(self) -> list[str]:
         """All books, oldest first."""
         return sorted(p.name.removesuffix(_SUFFIX) for p in self._folder.glob("*" + _SUFFIX))
@@ -97,6 +110,31 @@ class Books:
         self._fd = os.open(self._folder / (name + _SUFFIX), flags, 0o600)
         os.write(self._fd, msgspec.json.encode({"lost": lost}) + b"\n")
         self._name, self._count = name, 0
+
+
+def bury(spending: Spending, books: Books) -> None:
+    """Put the calls that an earlier process left into a book, each once: the book's name is made of them, so
+    that doing it again after a death in between changes nothing."""
+    if not spending.orphans:
+        return
+    lines = [to_builtins(_orphan(call)) for call in spending.orphans if call.told]
+    mark = zlib.crc32(msgspec.json.encode(lines))
+    try:
+        if lines:
+            books.put(f"{max(c.at_ms for c in spending.orphans):015d}-{mark:08x}", lines)
+    except OSError as e:
+        log.error("model calls that were cut off can't be written down: %s", e)
+        return  # they stay in the journal
+    spending.buried()
+
+
+def _orphan(call: Open) -> Record:
+    return Record(
+        seq=0, at_ms=call.at_ms, box=call.who.get("box", ""), run=call.who.get("run", ""), method="POST",
+        path="/v1/messages", status=0 if call.cut else 200, ms=0.0,
+        error="the gateway ended in the middle of it" if call.cut else "",
+        model=call.who.get("model", ""), endpoint=call.who.get("endpoint", ""), tokens=call.told,
+    )  # fmt: skip
 
 
 def _line(raw: bytes) -> dict[str, Any]:

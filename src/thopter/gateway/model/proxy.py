@@ -15,12 +15,17 @@ import msgspec
 
 from thopter.gateway.connection import ClientGone, Exchange
 from thopter.gateway.http1 import BadRequest
+from thopter.gateway.model.budget import Over
 from thopter.gateway.model.ledger import Ledger
+from thopter.gateway.model.meter import Meter
 from thopter.gateway.model.policy import ERROR_TYPES, Refusal, decide, request_headers, response_headers
+from thopter.gateway.model.spending import Spending
 from thopter.gateway.model.upstream import Attach, Endpoint
 from thopter.gateway.model.usage import LastLimit, Reader, Tokens, read_limit, reader_for
+from thopter.kit.prices import table
 
 log = logging.getLogger("thopter.gateway")
+PAID = "/v1/messages"  # counting tokens, or listing models, costs nothing
 
 
 class Route:
@@ -34,6 +39,7 @@ class Route:
         self.attach = attach
         self.endpoint = endpoint
         self.in_flight = 0
+        self.prices = table(attach.terms.endpoints)
         self._retired = False
         self.timeouts = {
             "connect": limits.connect_seconds,
@@ -61,7 +67,7 @@ class Route:
 class Call:
     """One request of a box while it is being served, and what will be recorded of it."""
 
-    def __init__(self, route: Route, exchange: Exchange, ledger: Ledger) -> None:
+    def __init__(self, route: Route, exchange: Exchange, ledger: Ledger, spending: Spending) -> None:
         self.route = route
         self.exchange = exchange
         self.ledger = ledger
@@ -74,6 +80,11 @@ class Call:
         self.error = ""
         self.limit: LastLimit | None = None
         self.reader: Reader | None = None
+        self.asked = False  # it went out, and nothing came back yet
+        self.answered = False  # a success came back
+        self.budget = ""
+        attach, endpoint = route.attach, route.endpoint.authority
+        self.meter = Meter(spending, route.prices, attach.box, attach.run, endpoint, self.began_ms)
 
     async def run(self) -> None:
         """Serve the call and record it, however it ends."""
@@ -81,6 +92,7 @@ class Call:
         try:
             await self._serve()
         except BadRequest as problem:
+            self.asked = False  # half a request is answered by nobody
             if self.exchange.started:
                 raise
             await self.fail(
@@ -94,6 +106,7 @@ class Call:
             self.error = self.error or "the box was detached"
             raise
         finally:
+            self.meter.settle(self)
             self.record()
             await self.route.release()
 
@@ -103,18 +116,42 @@ class Call:
             self.refused = True
             await self.fail(decision.status, decision.type, decision.message)
             return
+        body: bytes | None = None
+        if self.path == PAID:
+            async with self.exchange.connected():
+                body = await self._whole_body() if self.meter.needs_body else None
+                over = await self.meter.admit(body)
+            if over is not None:
+                await self._over(over)
+                return
         try:
             async with self.exchange.connected():
-                answer = await self._ask(decision)
+                self.asked = True
+                answer = await self._ask(decision, body)
         except (httpx2.HTTPError, OSError) as e:
+            self.asked = False
             await self._unreachable(e)
             return
+        self.asked, self.answered = False, 200 <= answer.status_code < 300
         try:
             await self._pass_on(answer)
         finally:
             await answer.aclose()
 
-    async def _ask(self, target: str) -> httpx2.Response:
+    async def _over(self, over: Over) -> None:
+        self.refused, self.budget = True, over.limit.what if over.limit else "account"
+        again = over.refusal.status != 402
+        await self.fail(over.refusal.status, over.refusal.type, over.refusal.message, again=again)
+
+    @property
+    def path(self) -> str:
+        """What is called, without its query."""
+        return self.exchange.head.target.partition("?")[0]
+
+    async def _whole_body(self) -> bytes:
+        return b"".join([piece async for piece in self.exchange.body()])
+
+    async def _ask(self, target: str, body: bytes | None) -> httpx2.Response:
         exchange, endpoint = self.exchange, self.route.endpoint
         request = httpx2.Request(
             exchange.head.method,
@@ -125,7 +162,7 @@ class Call:
                 raw_path=(endpoint.prefix + target).encode("ascii"),
             ),
             headers=request_headers(exchange.head, self.route.attach, endpoint),
-            content=self._body() if exchange.head.has_body else None,
+            content=body if body is not None else self._body() if exchange.head.has_body else None,
             extensions={"timeout": self.route.timeouts},
         )
         return await self.route.transport.handle_async_request(request)
@@ -146,7 +183,7 @@ class Call:
             self.limit = read_limit(answer.status_code, headers, now_ms)
         length = answer.headers.get("content-length", "")
         encoding = answer.headers.get("content-encoding", "")
-        path = self.exchange.head.target.partition("?")[0]
+        path = self.path
         self.reader = reader_for(path, answer.headers.get("content-type", ""), encoding)
         known = int(length) if length.isdecimal() and len(length) < 16 else None
         try:
@@ -159,7 +196,6 @@ class Call:
             else:
                 self.exchange.cut()
             return
-        self.reader.end()
         if not self.error and answer.status_code >= 400:
             self.error = self.reader.error or f"the model endpoint answered {answer.status_code}"
         elif self.reader.error:
@@ -180,8 +216,14 @@ class Call:
             if bodiless:
                 continue
             self.sent += len(data)
-            await exchange.write(data)
+            # First: what was told counts, also when the agent hangs up on it or this process ends now.
             reader.feed(data)
+            if self.sent == known:
+                reader.end()
+            self.meter.note(reader)
+            await exchange.write(data)
+        reader.end()
+        self.meter.note(reader)
         await exchange.finish()
 
     async def _unreachable(self, error: Exception) -> None:
@@ -192,14 +234,16 @@ class Call:
     def _named(self) -> str:
         return f"the model endpoint {self.route.endpoint.url}"
 
-    async def fail(self, status: int, kind: str, message: str) -> None:
-        """Answer with an error of ours, in the shape that clients of the Messages API understand."""
+    async def fail(self, status: int, kind: str, message: str, again: bool = True) -> None:
+        """Answer with an error of ours, in the shape that clients of the Messages API understand. Not
+        ``again``: trying it again is no use."""
         self.status, self.error = status, message
         body = msgspec.json.encode(
             {"type": "error", "error": {"type": kind, "message": "thopter: " + message}}
         )
         async with self.exchange.connected():
             headers = [("content-type", "application/json")]
+            headers += [] if again else [("x-should-retry", "false")]
             await self.exchange.answer(status, headers, body if self.exchange.head.method != "HEAD" else b"")
 
     def record(self) -> None:
@@ -210,7 +254,7 @@ class Call:
             "box": attach.box,
             "run": attach.run,
             "method": head.method[:16],
-            "path": head.target.partition("?")[0][:200],
+            "path": self.path[:200],
             "status": self.status,
             "ms": round((time.monotonic() - self.began) * 1000, 2),
             "ttfb_ms": round(self.ttfb_ms, 2),
@@ -222,6 +266,7 @@ class Call:
             "endpoint": self.route.endpoint.authority,
             "tokens": self.reader.tokens if self.reader else Tokens(),
             "reset_ms": self.limit.reset_ms if self.limit else 0,
+            "budget": self.budget,
         }
         self.ledger.add(fields, self.limit)
 

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from thopter.gateway.connection import Limits
 from thopter.gateway.http1 import safe_value
+from thopter.model.budget import Terms
 from thopter.model.errors import BadInput
 
 #: What an OAuth token needs beside the bearer header to be taken by the Messages API.
@@ -80,7 +81,8 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 
 class Attach(Struct, frozen=True, kw_only=True):
     """The ``attach`` request. ``headers`` are added to every call (for operators' own model proxies);
-    ``ca_pem`` holds extra trusted certificates; ``limits`` overrides single bounds."""
+    ``ca_pem`` holds extra trusted certificates; ``limits`` overrides single bounds; ``terms`` say what the
+    calls are charged to and what they may spend."""
 
     box: str
     upstream: str
@@ -89,6 +91,7 @@ class Attach(Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
     ca_pem: str = ""
     limits: Limits = Limits()
+    terms: Terms = Terms()
 
 
 def parse_endpoint(url: str) -> Endpoint:

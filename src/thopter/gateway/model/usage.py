@@ -14,6 +14,7 @@ _LINE_MAX = 1 << 20
 _JSON_MAX = 8 << 20
 _COUNTS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 _TOKENS_MAX = 1 << 40
+_DELTA_FRAME = 88  # bytes of a piece of a stream besides its text
 
 
 class Tokens(Struct, kw_only=True):
@@ -47,9 +48,12 @@ class Tokens(Struct, kw_only=True):
 
 
 class Reader(Protocol):
-    """Watches one answer. ``complete`` is False when a stream ended without saying that it was whole."""
+    """Watches one answer. ``complete`` is False when a stream ended without saying that it was whole;
+    ``guess``: about how many tokens of it were seen to come, for then. ``stop``: why the model stopped."""
 
     tokens: Tokens
+    guess: int
+    stop: str
     model: str
     complete: bool
     error: str
@@ -64,6 +68,8 @@ class Reader(Protocol):
 class _Base:
     def __init__(self) -> None:
         self.tokens = Tokens()
+        self.guess = 0
+        self.stop = ""
         self.model = ""
         self.complete = True
         self.error = ""
@@ -75,6 +81,11 @@ class _Base:
             self.tokens.take(message["usage"])
         if isinstance(message.get("model"), str):
             self.model = message["model"][:100]
+        self._stopped(message)
+
+    def _stopped(self, message: Mapping[str, Any]) -> None:
+        if isinstance(message.get("stop_reason"), str):
+            self.stop = message["stop_reason"][:40]
 
     def _problem(self, event: Mapping[str, Any]) -> None:
         error = event.get("error")
@@ -116,6 +127,8 @@ class EventReader(_Base):
     def _take(self, line: bytes) -> None:
         if not line.startswith(b"data:"):
             return
+        if b'_delta"' in line:
+            self.guess += max(len(line) - _DELTA_FRAME, 0) // 3 + 1
         if b'"message_stop"' not in line and b'"usage"' not in line and b'"error"' not in line:
             return
         try:
@@ -129,6 +142,8 @@ class EventReader(_Base):
             self._message(event.get("message"))
         elif kind == "message_delta":
             self._message(event)
+            if isinstance(event.get("delta"), dict):
+                self._stopped(event["delta"])
         elif kind == "message_stop":
             self.complete = True
         elif kind == "error":
@@ -240,6 +255,7 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
     endpoint: str = ""  # host[:port] that answered: what a token costs depends on it
     tokens: Tokens = field(default_factory=Tokens)
     reset_ms: int = 0
+    budget: str = ""  # refused: what was used up
 
 
 class Usage(Struct, kw_only=True):

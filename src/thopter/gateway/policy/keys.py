@@ -51,7 +51,7 @@ POLICY = {
         choices=("any", "namespaces", "gvisor", "vm"),
     ),
     "git": _("table", "Rights on the repository; see the keys of git."),
-    "budgets": _("table", "What a run may spend; see the keys of budgets."),
+    "budgets": _("table", "What a thopter may spend; see the keys of budgets."),
     "limits": _("table", "Bounds of a box's traffic; see the keys of limits."),
     "commands": _("table", "What may be run in the box by hand; see the keys of commands."),
     "box": _("table", "The most that a box may have; see the keys of box."),
@@ -109,10 +109,12 @@ GIT = {
     ),
 }
 BUDGETS = {
-    "usd": _("number", "Money for model calls, in US dollars.", enforced=False),
-    "tokens": _("number", "Tokens of model calls.", enforced=False),
-    "hours": _("number", "Hours of work.", enforced=False),
-    "turns": _("number", "Turns of the agent.", enforced=False),
+    "usd": _("number", "Money for a thopter's model calls, in US dollars, by list prices."),
+    "tokens": _("number", "Tokens of a thopter's model calls, of every kind."),
+    "hours": _("number", "Hours of a thopter's work: model calls, and the tools between them."),
+    "turns": _("number", "Answers of the model to a thopter."),
+    "usd_per_day": _("number", "Money of all thopters of this policy together, a day (UTC)."),
+    "tokens_per_day": _("number", "Tokens of all thopters of this policy together, a day (UTC)."),
 }
 LIMITS = {
     "connections": _("number", "Open connections at once; more wait.", most=4096),

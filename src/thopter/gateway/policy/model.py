@@ -99,12 +99,14 @@ class GitRights(Struct, frozen=True, kw_only=True):
 
 
 class Budgets(Struct, frozen=True, kw_only=True):
-    """What a run may spend; 0 means no bound."""
+    """What a thopter may spend, and all of this policy together a day; 0 means no bound."""
 
     usd: float = 0.0
     tokens: int = 0
     hours: float = 0.0
     turns: int = 0
+    usd_per_day: float = 0.0
+    tokens_per_day: int = 0
 
 
 class EgressLimits(Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from thopter.hub.api import (
     approvals,
     audit,
+    budget,
     doctor,
     egress,
     events,
@@ -34,6 +35,7 @@ ROUTES = (
     *pushes.ROUTES,
     *approvals.ROUTES,
     *usage.ROUTES,
+    *budget.ROUTES,
     *ports.ROUTES,
     *snapshots.ROUTES,
     *sleep.ROUTES,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from thopter.hub.ports.approvals import ApprovalsPort
 from thopter.hub.ports.audit import AuditPort
+from thopter.hub.ports.budget import BudgetsPort
 from thopter.hub.ports.egress import EgressPort
 from thopter.hub.ports.log import LogsPort
 from thopter.hub.ports.notes import NotesPort
@@ -113,6 +114,10 @@ class FleetPort(Protocol):
     @property
     def pool(self) -> PoolPort:
         """Boxes that are kept ready."""
+
+    @property
+    def budgets(self) -> BudgetsPort:
+        """What thopters may spend."""
 
     @property
     def notes(self) -> NotesPort:

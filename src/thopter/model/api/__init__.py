@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct, field
 
 from thopter.model.api.approvals import Approval
+from thopter.model.api.budget import BudgetAmount
 from thopter.model.api.furnish import Furnishing
 from thopter.model.api.pushes import PushView
 from thopter.model.api.talk import Message
@@ -23,6 +24,7 @@ class RunRequest(Struct, kw_only=True):
     a friendly one. ``snapshot``: start from that saved box (name or id), not from the default one;
     ``fresh``: from none. ``keep_alive``, ``idle_timeout``: minutes, 0 for no end, null for the settings'.
     ``trust``: who wrote the prompt's text: the operator, somebody who may write to the repository, others.
+    ``budget``: what it may spend of its models; what is 0 is as the setting ``run.budget`` says.
     """
 
     prompt: str
@@ -39,6 +41,7 @@ class RunRequest(Struct, kw_only=True):
     furnishing: Furnishing = field(default_factory=Furnishing)
     policy: str = ""
     trust: Literal["operator", "writer", "outsider"] = "operator"
+    budget: BudgetAmount = field(default_factory=BudgetAmount)
 
 
 class CreateRequest(Struct, kw_only=True):
@@ -54,6 +57,7 @@ class CreateRequest(Struct, kw_only=True):
     idle_timeout: Annotated[float, Meta(ge=0, le=5_256_000)] | None = None
     furnishing: Furnishing = field(default_factory=Furnishing)
     policy: str = ""
+    budget: BudgetAmount = field(default_factory=BudgetAmount)
 
 
 class Accepted(Struct, kw_only=True):
