@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -121,13 +122,24 @@ def _ask_rest(app: App, answers: dict[str, str | None]) -> None:
     help="env (ANTHROPIC_API_KEY and the like), prompt, or stdin; default: asked.",
 )  # fmt: skip
 @click.option("--kind", type=click.Choice(["x-api-key", "bearer"]), help="How it is sent.")
+@click.option("--login-file", metavar="FILE", type=click.Path(path_type=Path),
+              help="Take over the subscription login in FILE (~/.claude/.credentials.json).")  # fmt: skip
 @click.option("--no-verify", is_flag=True, help="Do not try the endpoint.")
 @pass_app
-def reauth(app: App, credential_from: str | None, kind: str | None, no_verify: bool) -> None:
+def reauth(
+    app: App, credential_from: str | None, kind: str | None, login_file: Path | None, no_verify: bool
+) -> None:
     """Replace the model credential: checked by a real call first, then used by every thopter.
 
     No box holds it, so nothing in a box changes: their next call to the model goes out with the new one.
+
+    A subscription login is renewed by the hub, and by nobody else: with --login-file it is the hub's from
+    then on, and the program that it was made with must log in anew.
     """
+    if login_file is not None:
+        if credential_from or kind:
+            raise click.UsageError("--login-file excludes --credential-from and --kind")
+        return _take_login(app, login_file, no_verify)
     if credential_from is None and not app.asks():
         raise click.UsageError("there is no terminal to ask on: give --credential-from")
     store = SecretStore(app.paths, app.env)
@@ -138,6 +150,28 @@ def reauth(app: App, credential_from: str | None, kind: str | None, no_verify: b
         app.say(f"trying {one_line(url)} ...")
         app.say("  " + verify(url, fresh, app.settings.get("agents.claude.model")))
     _store(app, store, fresh)
+    _pass_on(app)
+
+
+def _take_login(app: App, file: Path, no_verify: bool) -> None:
+    from thopter.kit import oauth
+
+    try:
+        text = file.read_bytes()[: 1 << 20]
+    except OSError as e:
+        raise BadInput(f"{file} can't be read: {e.strerror}") from None
+    setting = app.settings.get
+    login = oauth.read_login_file(
+        text, setting("agents.claude.token_url"), setting("agents.claude.client_id")
+    )
+    url = str(setting("agents.claude.base_url"))
+    if not no_verify:
+        app.say(f"trying {one_line(url)} ...")
+        app.say(
+            "  " + verify(url, Secret(kind="bearer", secret=login.access), setting("agents.claude.model"))
+        )
+    _store(app, SecretStore(app.paths, app.env), oauth.to_secret(login))
+    app.say(f"The login in {file} is the hub's from now on: do not use it elsewhere, log in anew there.")
     _pass_on(app)
 
 

@@ -116,6 +116,10 @@ def _narrow(view: ThopterView, now_ms: int, columns: int, colour: bool) -> list[
     return lines
 
 
+def _same_day(at_ms: int) -> bool:
+    return time.localtime(at_ms / 1000)[:3] == time.localtime()[:3]
+
+
 def _asleep(view: ThopterView) -> bool:
     return view.box_state in ("frozen", "suspended", "stopped", "gone")
 
@@ -131,6 +135,12 @@ def _style(view: ThopterView) -> tuple[str, ...]:
 
 def _troubles(view: ThopterView) -> list[tuple[str, str, str]]:
     found = []
+    if view.resets_ms and view.reason == "rate_limit":
+        at = time.strftime(
+            "%H:%M:%S" if _same_day(view.resets_ms) else "%Y-%m-%d %H:%M",
+            time.localtime(view.resets_ms / 1000),
+        )
+        found.append((">", "yellow", f"the rate limit is over at {at}; it goes on by itself"))
     if view.problem:
         found.append(("!", "red", one_line(view.problem, 400)))
     if view.contradiction:
@@ -197,7 +207,9 @@ def _facts(found: ThopterDetail, now_ms: int) -> list[tuple[str, str]]:
     repo = view.repo + (f", branch {view.branch}" if view.branch else "")
     limits = ", ".join(_limit(k, v) for k, v in found.limits.items())
     said = f"{view.last_message} ({ago(view.last_message_ms, now_ms)})" if view.last_message else ""
+    limit = [t for mark, _style, t in _troubles(view) if t.startswith("the rate limit")]
     return [
+        ("Rate limit", limit[0].removeprefix("the rate limit is ") if limit else ""),
         ("Note", view.note),
         ("Task", view.task or found.prompt),
         ("Status line", f"by the {view.statusline_by}" if view.statusline else ""),

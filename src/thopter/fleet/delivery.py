@@ -26,7 +26,7 @@ from thopter.kit.channel import BoxLink
 from thopter.model.api import TellRequest
 from thopter.model.errors import BadInput, Conflict, NotFound, NotNow, ThopterError, TimedOut
 from thopter.model.events import Event
-from thopter.model.evidence import Fact
+from thopter.model.evidence import Fact, Verdict
 from thopter.model.nouns import BoxState, RunState, WaitReason
 from thopter.store.talk import Letter, Outcome
 
@@ -39,6 +39,11 @@ _AGAIN_S = 2.0
 _ASK_S = 5.0  # a question that can not be asked is looked at again
 
 
+def gave_up(v: Verdict) -> bool:
+    """The agent waits at its prompt after a rate limit on which it ended its turn."""
+    return v.reason is WaitReason.RATE_LIMIT and bool(v.because) and v.because[0].fact is Fact.TURN_FAILED
+
+
 def at_prompt(live: LiveBox) -> bool:
     """The agent waits at its prompt for a person's next words, as far as truth knows."""
     v = live.verdict
@@ -49,7 +54,7 @@ def at_prompt(live: LiveBox) -> bool:
         return any(e.fact in CLOSINGS and e.at_ms >= started for e in live.evidence)
     if v.state is not RunState.WAITING or telling.dialog(live) is not None:
         return False
-    return v.reason in (WaitReason.TURN_END, WaitReason.QUESTION)
+    return v.reason in (WaitReason.TURN_END, WaitReason.QUESTION) or gave_up(v)
 
 
 def listens(live: LiveBox) -> bool:

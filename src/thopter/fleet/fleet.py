@@ -9,8 +9,8 @@ from functools import partial
 
 from msgspec import Struct, structs
 
+from thopter.fleet import ratelimit, work
 from thopter.fleet import tell as telling
-from thopter.fleet import work
 from thopter.fleet.accept import Acceptor
 from thopter.fleet.approvals import Approvals
 from thopter.fleet.audit import Audits
@@ -143,6 +143,7 @@ class Fleet:
         self._crew.spawn("watch over boxes", self.keeper.watch())
         self._crew.spawn("usage", self.usage.follow())
         self._crew.spawn("budgets", self.budgets.follow())
+        self._crew.spawn("rate limits", ratelimit.keep(self.deps, self._crew.live))
         self._crew.spawn("revival", self.keeper.revive_lost())
         await self.egress.start(self._crew.spawn)
         await self.audit.start(self._crew.spawn)

@@ -82,6 +82,8 @@ async def follow(deps: Deps, find: Callable[[str], LiveBox | None]) -> None:
 async def _one(deps: Deps, live: LiveBox | None, record: dict[str, Any]) -> None:
     if live is None or live.run is None or record.get("run") != live.run.id:
         return
+    if record.get("status") == 401 and isinstance(record.get("at_ms"), int):
+        deps.gateways.login_refused(live.box.id, int(record["at_ms"]))
     said = trouble(record)
     if said is not None:
         live.trouble = said

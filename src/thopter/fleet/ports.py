@@ -89,6 +89,9 @@ class Gateways(Protocol):
     async def forget_book(self, name: str) -> None:
         """Remove one that has been counted to its end."""
 
+    def login_refused(self, box: str, at_ms: int) -> None:
+        """A model call of the box, made then, was refused as not logged in: renew its login."""
+
     async def model_terms(self, box: str, terms: Terms) -> bool:
         """Bind the box's model calls by other terms; False when no gateway takes that now (the next
         process does)."""

@@ -261,8 +261,10 @@ class _Turn:
         if word in _NEEDS_MENDING:
             return Verdict(state=RunState.FAILED, since_ms=since, because=(failure,), problem=problem)
         reason = WaitReason.RATE_LIMIT if word == "rate_limit" else WaitReason.TURN_END
+        limit = self.life.last(Fact.RATE_LIMITED) if word == "rate_limit" else None
+        because = (failure,) if limit is None else (failure, limit)
         return Verdict(
-            state=RunState.WAITING, reason=reason, since_ms=since, because=(failure,), problem=problem
+            state=RunState.WAITING, reason=reason, since_ms=since, because=because, problem=problem
         )
 
     def declared(self) -> Evidence | None:

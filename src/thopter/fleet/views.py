@@ -8,6 +8,7 @@ from msgspec import to_builtins
 
 from thopter.fleet.live import LiveBox
 from thopter.fleet.ports import ModelRoute
+from thopter.fleet.ratelimit import resets_ms
 from thopter.model.api import ThopterDetail, ThopterView
 from thopter.model.api.talk import TalkView
 from thopter.model.events import Event
@@ -55,6 +56,7 @@ def view(
         agent_running=live.agent_running if live is not None else False,
         last_message=live.last_message if live is not None else "",
         last_message_ms=live.last_message_ms if live is not None else 0,
+        resets_ms=resets_ms(verdict) if live is not None else 0,
         problem=box.problem or (run.problem if run else "") or (live.trouble if live is not None else ""),
         contradiction=verdict.contradiction,
         note=talk.note,

@@ -27,6 +27,7 @@ from thopter.hub.gateways import HubGateways
 from thopter.hub.logins import Logins
 from thopter.hub.postman import Postman
 from thopter.hub.shelf import Shelf
+from thopter.kit import oauth
 from thopter.kit.clock import SystemClock
 from thopter.kit.paths import Paths
 from thopter.kit.secrets import SecretStore, claude_credential
@@ -166,7 +167,10 @@ class Inside:
 
     def _credential_problem(self, agent: str) -> str:
         base = str(self.settings.get(f"agents.{agent}.base_url"))
-        if base.rstrip("/") != _PUBLIC_ENDPOINT or self.secrets.get(f"agents.{agent}.credential"):
+        found = self.secrets.get(f"agents.{agent}.credential")
+        if found is not None and found.kind == oauth.KIND and (ended := oauth.from_secret(found).ended):
+            return f"{ended}; log in again, then: thopter reauth --login-file FILE"
+        if base.rstrip("/") != _PUBLIC_ENDPOINT or found:
             return ""
         return f"there is no credential for {base}"
 

@@ -17,7 +17,9 @@ from thopter.fleet.ports import EgressRoute, GitRoute, ModelRoute
 from thopter.fleet.supervise import Nursery
 from thopter.gateway.client import GatewayClient, GatewayDown, Pong, egress_client
 from thopter.hub.marks import Marks
+from thopter.hub.renewal import Renewals
 from thopter.hub.shelf import Shelf
+from thopter.kit import oauth
 from thopter.kit.paths import Paths
 from thopter.kit.secrets import SecretStore
 from thopter.model.budget import Terms
@@ -58,6 +60,7 @@ class HubGateways:
         self._wanted: dict[str, _Wanted] = {}
         self._stack = AsyncExitStack()
         self._nursery = Nursery()
+        self.renewals = Renewals(paths, secrets, self.secrets_changed)
 
     async def start(self) -> None:
         """Adopt running gateways or start them; afterwards they are kept running."""
@@ -67,6 +70,7 @@ class HubGateways:
         self._nursery.spawn("git gateway", self.git.supervise(self._git_boot))
         self._nursery.spawn("egress gateway", self.egress.supervise(self._egress_boot))
         self._nursery.spawn("policy file", self._watch_policies())
+        self._nursery.spawn("logins", self.renewals.keep())
 
     async def stop(self, end_processes: bool) -> None:
         """See the port."""
@@ -100,7 +104,11 @@ class HubGateways:
         secret = None
         if w.model.credential:
             secret = await asyncio.to_thread(self._secrets.get, w.model.credential)
-        auth = {"kind": secret.kind, "secret": secret.secret} if secret is not None else None
+        auth = None
+        if secret is not None and secret.kind == oauth.KIND:
+            auth = {"kind": "oauth", "secret": self.renewals.access(w.model.credential, secret)}
+        elif secret is not None:
+            auth = {"kind": secret.kind, "secret": secret.secret}
         sock = w.sockets[MODEL_PORT]
         terms = to_builtins(w.model.terms)
         await self.model.attach(box, sock, run=w.run, upstream=w.model.upstream, auth=auth, terms=terms)
@@ -211,6 +219,12 @@ class HubGateways:
             await self.policies_changed()
             if await asyncio.to_thread(self._secrets.stamp) != self._secrets_seen:
                 await self.secrets_changed()
+
+    def login_refused(self, box: str, at_ms: int) -> None:
+        """See the port."""
+        wanted = self._wanted.get(box)
+        if wanted is not None and wanted.model.credential:
+            self.renewals.suspect(wanted.model.credential, at_ms)
 
     async def secrets_changed(self) -> None:
         """See the port."""

@@ -45,6 +45,14 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("agents.default", "claude", "The agent used when none is named.", ("claude",)),
     Setting("agents.claude.version", "2.1.329", "Claude Code version put into the golden box."),
     Setting("agents.claude.base_url", "https://api.anthropic.com", "Model endpoint of Claude Code."),
+    Setting(
+        "agents.claude.token_url", "https://platform.claude.com/v1/oauth/token",
+        "Where a subscription login of Claude Code is renewed ('thopter reauth --login-file').",
+    ),
+    Setting(
+        "agents.claude.client_id", "9d1c250a-e61b-44d9-88ed-5944d1962f5e",
+        "The OAuth client that such a login was made by; the default is Claude Code itself.",
+    ),
     Setting("agents.claude.model", "", "Model name passed to Claude Code; empty means its own default."),
     Setting(
         "agents.claude.permission_mode", "bypassPermissions",
@@ -55,6 +63,10 @@ SETTINGS: tuple[Setting, ...] = (
         "agents.claude.instructions", "",
         "File whose text each new agent gets as its user-level CLAUDE.md, in place of thopter's own; "
         "an absolute path.",
+    ),
+    Setting(
+        "run.limit_over_text", "The rate limit is over. Look at what is already done, then go on.",
+        "What an agent that gave up its turn on a rate limit is told when that is over (if run.go_on is on).",
     ),
     Setting(
         "run.budget", "", "What a new thopter may spend when --budget does not say: e.g. 5usd,2h,200turns or "

@@ -9,8 +9,7 @@ from thopter.store.db import Conn, Database
 OF_RUNS = ("entries", "evidence")
 OF_BOXES = (
     "cursors", "messages", "labels", "leases", "egress_grants", "pool_boxes", "note_mutes",
-    "approvals", "git_outbox", "runs",
-    "approvals", "budgets", "runs",
+    "approvals", "git_outbox", "budgets", "runs",
 )  # fmt: skip
 
 

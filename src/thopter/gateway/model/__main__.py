@@ -14,6 +14,7 @@ from thopter.gateway.doors import Door
 from thopter.gateway.http1 import BadRequest
 from thopter.gateway.model.book import Books, bury
 from thopter.gateway.model.ledger import Ledger
+from thopter.gateway.model.logins import Logins
 from thopter.gateway.model.policy import ERROR_TYPES
 from thopter.gateway.model.proxy import Call, Route
 from thopter.gateway.model.spending import Spending
@@ -39,6 +40,7 @@ class ModelGateway(Service[Route]):
         super().__init__(confined, idle_exit)
         self._ledger = Ledger(books)
         self._spending = spending or Spending(None)
+        self._logins = Logins()
         self._contexts: dict[str, ssl.SSLContext] = {}
 
     def parse(self, request: dict[str, Any]) -> tuple[Route, Limits]:
@@ -79,11 +81,11 @@ class ModelGateway(Service[Route]):
 
     async def serve(self, door: Door[Route], exchange: Exchange) -> None:
         """See Service."""
-        await Call(door.route, exchange, self._ledger, self._spending).run()
+        await Call(door.route, exchange, self._ledger, self._spending, self._logins).run()
 
     async def refuse(self, door: Door[Route], exchange: Exchange, problem: BadRequest) -> None:
         """See Service."""
-        call = Call(door.route, exchange, self._ledger, self._spending)
+        call = Call(door.route, exchange, self._ledger, self._spending, self._logins)
         call.route.in_flight += 1
         call.refused = True
         try:

@@ -35,6 +35,12 @@ class Ledger:
         self._seq = 0
         self._news = asyncio.Event()
 
+    def say(self, fields: dict[str, Any]) -> None:
+        """Put word of a call that is not over into the ring; nothing is counted."""
+        self._seq += 1
+        self._ring.append(Record(seq=self._seq, **fields))
+        self._news.set()
+
     def add(self, fields: dict[str, Any], limit: LastLimit | None) -> None:
         """Count one finished request."""
         self._seq += 1

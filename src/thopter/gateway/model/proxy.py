@@ -7,7 +7,7 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import httpx2
@@ -17,6 +17,7 @@ from thopter.gateway.connection import ClientGone, Exchange
 from thopter.gateway.http1 import BadRequest
 from thopter.gateway.model.budget import Over
 from thopter.gateway.model.ledger import Ledger
+from thopter.gateway.model.logins import Logins
 from thopter.gateway.model.meter import Meter
 from thopter.gateway.model.policy import ERROR_TYPES, Refusal, decide, request_headers, response_headers
 from thopter.gateway.model.spending import Spending
@@ -67,7 +68,9 @@ class Route:
 class Call:
     """One request of a box while it is being served, and what will be recorded of it."""
 
-    def __init__(self, route: Route, exchange: Exchange, ledger: Ledger, spending: Spending) -> None:
+    def __init__(
+        self, route: Route, exchange: Exchange, ledger: Ledger, spending: Spending, logins: Logins
+    ) -> None:
         self.route = route
         self.exchange = exchange
         self.ledger = ledger
@@ -80,6 +83,8 @@ class Call:
         self.error = ""
         self.limit: LastLimit | None = None
         self.reader: Reader | None = None
+        self.login = logins.of(route.attach, route.endpoint.authority)
+        self.went = 0.0
         self.asked = False  # it went out, and nothing came back yet
         self.answered = False  # a success came back
         self.budget = ""
@@ -106,6 +111,8 @@ class Call:
             self.error = self.error or "the box was detached"
             raise
         finally:
+            if self.asked:
+                self.login.heard(0, None, 0, self.went)
             self.meter.settle(self)
             self.record()
             await self.route.release()
@@ -119,17 +126,22 @@ class Call:
         body: bytes | None = None
         if self.path == PAID:
             async with self.exchange.connected():
-                body = await self._whole_body() if self.meter.needs_body else None
-                over = await self.meter.admit(body)
+                limit = await self.login.enter(self._parked)
+                body = await self._whole_body() if limit is None and self.meter.needs_body else None
+                over = await self.meter.admit(body) if limit is None else None
+            if limit is not None:
+                await self._limited(limit)
+                return
             if over is not None:
                 await self._over(over)
                 return
         try:
             async with self.exchange.connected():
-                self.asked = True
+                self.asked, self.went = True, time.monotonic()
                 answer = await self._ask(decision, body)
         except (httpx2.HTTPError, OSError) as e:
             self.asked = False
+            self.login.heard(0, None, 0, self.went)
             await self._unreachable(e)
             return
         self.asked, self.answered = False, 200 <= answer.status_code < 300
@@ -137,6 +149,20 @@ class Call:
             await self._pass_on(answer)
         finally:
             await answer.aclose()
+
+    def _parked(self, limit: LastLimit) -> None:
+        """It begins to wait for the login's limit to end: said now, not when it is over."""
+        self.status, self.error, self.limit = limit.status, "parked until the rate limit is over", limit
+        self.ledger.say(self.fields())
+        self.status, self.error, self.limit = 0, "", None
+
+    async def _limited(self, limit: LastLimit) -> None:
+        """Answer as the endpoint did to another call of this login, with the time that is left."""
+        self.refused, self.limit = True, limit
+        left = max(limit.reset_ms - time.time_ns() // 1_000_000, 1000) / 1000
+        text = "the rate limit of this login is not over yet"
+        kind = ERROR_TYPES.get(limit.status, "rate_limit_error")
+        await self.fail(limit.status, kind, text, more=[("retry-after", f"{left:.0f}")])
 
     async def _over(self, over: Over) -> None:
         self.refused, self.budget = True, over.limit.what if over.limit else "account"
@@ -181,6 +207,8 @@ class Call:
             return
         if answer.status_code in (429, 529):
             self.limit = read_limit(answer.status_code, headers, now_ms)
+        if self.path == PAID:
+            self.login.heard(answer.status_code, self.limit, now_ms, self.went)
         length = answer.headers.get("content-length", "")
         encoding = answer.headers.get("content-encoding", "")
         path = self.path
@@ -234,7 +262,9 @@ class Call:
     def _named(self) -> str:
         return f"the model endpoint {self.route.endpoint.url}"
 
-    async def fail(self, status: int, kind: str, message: str, again: bool = True) -> None:
+    async def fail(
+        self, status: int, kind: str, message: str, again: bool = True, more: Sequence[tuple[str, str]] = ()
+    ) -> None:
         """Answer with an error of ours, in the shape that clients of the Messages API understand. Not
         ``again``: trying it again is no use."""
         self.status, self.error = status, message
@@ -242,14 +272,18 @@ class Call:
             {"type": "error", "error": {"type": kind, "message": "thopter: " + message}}
         )
         async with self.exchange.connected():
-            headers = [("content-type", "application/json")]
+            headers = [("content-type", "application/json"), *more]
             headers += [] if again else [("x-should-retry", "false")]
             await self.exchange.answer(status, headers, body if self.exchange.head.method != "HEAD" else b"")
 
     def record(self) -> None:
         """Put the call into the ledger."""
+        self.ledger.add(self.fields(), self.limit)
+
+    def fields(self) -> dict[str, Any]:
+        """What is recorded of the call as it stands."""
         attach, head = self.route.attach, self.exchange.head
-        fields: dict[str, Any] = {
+        return {
             "at_ms": self.began_ms,
             "box": attach.box,
             "run": attach.run,
@@ -268,7 +302,6 @@ class Call:
             "reset_ms": self.limit.reset_ms if self.limit else 0,
             "budget": self.budget,
         }
-        self.ledger.add(fields, self.limit)
 
 
 def _reason(error: BaseException) -> str:

@@ -120,6 +120,7 @@ class ThopterView(Struct, kw_only=True):
     agent_running: bool = False
     last_message: str = ""
     last_message_ms: int = 0
+    resets_ms: int = 0  # waiting for a rate limit: when that is over and it goes on by itself; 0: not known
     problem: str = ""
     contradiction: str = ""
     note: str = ""
