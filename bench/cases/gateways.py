@@ -117,7 +117,9 @@ async def _megabytes_per_second(port: int) -> float:
 
 async def _model(client: GatewayClient) -> list[Row]:
     await client.ensure()
-    body = b'{"messages":[]}' * 2000
+    body = b'{"model":"m","max_tokens":99,"messages":[' + b'{"role":"user"},' * 2000 + b"{}]}"
+    limit = {"account": "box:bench", "what": "tokens", "most": 1 << 50}
+    terms = {"accounts": ["run:bench", "box:bench"], "limits": [limit], "name": "bench"}
     with _upstream() as port, _listener() as door:
         auth = {"kind": "bearer", "secret": "sk-bench"}
         await client.attach("bench", door, upstream=f"http://127.0.0.1:{port}", auth=auth)
@@ -126,12 +128,21 @@ async def _model(client: GatewayClient) -> list[Row]:
         for _ in range(_CALLS):  # in turns, so that a busy moment hits both
             direct.append(await _first_byte_ms(port, body))
             through.append(await _first_byte_ms(ours, body))
+        await client.attach("bench", door, upstream=f"http://127.0.0.1:{port}", auth=auth, terms=terms)
+        bound, beside = [], []
+        for _ in range(_CALLS):
+            beside.append(await _first_byte_ms(port, body))
+            bound.append(await _first_byte_ms(ours, body))
+        await client.attach("bench", door, upstream=f"http://127.0.0.1:{port}", auth=auth)
         bulk = p50([await _megabytes_per_second(ours) for _ in range(3)])
         bulk_direct = p50([await _megabytes_per_second(port) for _ in range(3)])
     added = [a - b for a, b in zip(through, direct, strict=True)]
+    more = [a - b for a, b in zip(bound, beside, strict=True)]
     return [
         Row(name="model call: added to the first byte", value=p50(added), p99=p99(added), unit="ms",
             n=_CALLS, budget="≤ 5 ms", anchor="the same call made directly", anchor_value=p50(direct)),
+        Row(name="the same on a budget (the body is read whole first)", value=p50(more), p99=p99(more),
+            unit="ms", n=_CALLS, budget="≤ 5 ms", anchor="the same call directly", anchor_value=p50(beside)),
         Row(name="model answer, one big body", value=bulk, unit="MB/s", n=3, anchor="directly",
             anchor_value=bulk_direct),
     ]  # fmt: skip
