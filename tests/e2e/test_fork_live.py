@@ -126,6 +126,29 @@ def test_a_turn_that_is_under_way_is_finished_in_both(house: Lab) -> None:
     house.run("destroy", "--yes", "twin")
 
 
+def test_a_live_fork_of_a_live_fork_is_watched_and_heard_like_any_other(house: Lab) -> None:
+    _fork(house, "--name", "child")
+    (grandchild,) = json.loads(
+        house.run("fork", "child", "--live", "--name", "grandchild", "--json", timeout=300).stdout
+    )
+    assert grandchild["ok"], grandchild
+    house.run(
+        "exec", "grandchild", "--", "sh", "-c", "kill -9 $PPID", check=False
+    )  # its boxd: another one comes
+    house.run("destroy", "--yes", "child")
+    house.run("tell", "--no-tail", "grandchild", "script:more please")
+    house.until("it answers", lambda: "More it is." in house.run("tail", "grandchild", "-n", "5").stdout)
+    house.rest("grandchild")
+    (agent,) = _agents(house, "grandchild")
+    house.run("exec", "grandchild", "--", "kill", "-9", agent)
+    house.until("its end is told", lambda: house.view("grandchild").get("state") == "failed")
+    house.run("resume", "grandchild", timeout=300)
+    house.rest("grandchild")
+    assert "More it is." in house.run("tail", "grandchild", "-n", "9").stdout
+    house.run("destroy", "--yes", "grandchild")
+    assert "More it is." not in house.run("tail", "orig", "-n", "99").stdout
+
+
 def _dies_at(made: Lab, point: str, *argv: str) -> None:
     """Run ``argv`` against a hub that kills itself at ``point``; afterwards another hub runs."""
     made.run("hub", "stop", check=False)
@@ -138,7 +161,7 @@ def _dies_at(made: Lab, point: str, *argv: str) -> None:
 
 @pytest.mark.parametrize(
     "point",
-    ("live.dumped", "snapshot.still", "flow.snapshot.after", "live.started", "flow.processes1.after"),
+    ("live.dumped", "snapshot.still", "live.started", "flow.processes1.after"),
 )
 def test_a_live_fork_survives_kill_9_of_the_hub(house: Lab, point: str) -> None:
     before = _agents(house, "orig")

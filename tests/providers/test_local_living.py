@@ -17,21 +17,33 @@ from thopter.providers.local import criu
 
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("living"), pytest.mark.timeout(300)]
 
-# Counts in its memory and shows it; a word of its environment and a file that is deleted go along.
+# Counts in its memory and shows it. A word of its environment, a deleted file and a listening socket go
+# along; its connection to boxd does not.
 _PROGRAM = """
-import os, time
+import os, socket, time
+server = socket.create_server(("127.0.0.1", 3456))
+line = socket.create_connection(("127.0.0.1", 8400))
+line.setblocking(False)
+def state():
+    try:
+        return "closed" if line.recv(1) == b"" else "?"
+    except BlockingIOError:
+        return "open"
+    except OSError:
+        return "closed"
 kept = open("/tmp/gone", "w+"); kept.write("still here"); kept.flush(); os.unlink("/tmp/gone")
 count = 0
 while True:
     count += 1
     kept.seek(0)
     with open("/dev/shm/count.new", "w") as f:
-        f.write(f"{count} {os.getpid()} {os.environ['WORD']} {kept.read()}")
+        f.write(f"{count} {os.getpid()} {os.environ['WORD']} {state()} {kept.read()}")
     os.rename("/dev/shm/count.new", "/dev/shm/count")
     time.sleep(0.05)
 """
 
 
+_CALL = "import socket; socket.create_connection(('127.0.0.1', 3456), 30)"
 _EVIL = """
 echo /root/evil.so >/etc/ld.so.preload
 printf '#!/bin/sh\\nid >/root/was-here\\n' >/root/evil
@@ -71,7 +83,7 @@ def one(lab: Lab) -> Iterator[BoxHandle]:
 
 
 def _count(lab: Lab, key: str) -> list[str]:
-    return lab.sh(key, "cat /dev/shm/count").split(" ", 3)
+    return lab.sh(key, "cat /dev/shm/count").split(" ", 4)
 
 
 def _snap(lab: Lab, one: BoxHandle) -> str:
@@ -96,10 +108,12 @@ def test_a_program_goes_on_in_the_new_box_with_its_memory_behind_the_same_walls(
     lab.run(lab.provider.start_live(made.key, snap), 150)
     lab.run(lab.provider.start_live(made.key, snap), 150)
     after = _count(lab, made.key)
-    assert after[1:] == before[1:] == [before[1], "walnut", "still here"]
+    assert before[1:] == [before[1], "walnut", "open", "still here"]
     assert int(after[0]) >= int(before[0])
-    for key in (one.key, made.key):
+    for key, line in ((one.key, "open"), (made.key, "closed")):
         _grows(lab, key, int(after[0]) + 3)
+        assert _count(lab, key)[1:] == [before[1], "walnut", line, "still here"]
+        assert lab.exec(key, "python3", "-c", _CALL).exit == 0, "it listens there, too"
     walls = f"grep -E '^(Seccomp|NoNewPrivs|Cap|Uid|Groups)' /proc/{before[1]}/status"
     assert lab.sh(one.key, walls) == lab.sh(made.key, walls) != ""
     assert "Seccomp:\t2" in lab.sh(made.key, walls)

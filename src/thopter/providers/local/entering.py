@@ -25,13 +25,18 @@ _OWN = ("run/thopter/ledger", "run/thopter/status", "run/thopter/boxd.log", "run
 _LOOK = ("/root", "/work", "/etc", "/opt", "/home", "/usr")
 _MOST_FILES = 400_000
 _MOST_BYTES = 4 << 30
+# What CRIU needs to save processes from outside of their user namespace; none of the rest of root's powers.
+_SAVES = frozenset(
+    {"SYS_ADMIN", "SYS_PTRACE", "CHECKPOINT_RESTORE", "DAC_OVERRIDE", "DAC_READ_SEARCH", "KILL", "NET_ADMIN",
+     "SETUID", "SETGID"}
+)  # fmt: skip
 _HIGH = 200  # descriptors wait above this until they get their numbers
 
 
 def main(source: str, raw: str) -> NoReturn:
     """See the module docstring. Ends with the code of what it did."""
     sys.path.append(source)
-    from thopter.kit.linux import calls
+    from thopter.kit.linux import calls, caps
     from thopter.providers.local import walls
 
     for name in ("utf-8", "ascii", "latin-1"):
@@ -64,6 +69,8 @@ def main(source: str, raw: str) -> NoReturn:
         for number, fd in waiting.items():
             os.dup2(fd, number)
         calls.close_all_but((0, 1, 2, *waiting))
+        if order.get("outside"):
+            caps.drop_all_but(_SAVES)
         if order["do"] == "become":
             os.execve(30, order["argv"], {"GNUTLS_NO_IMPLICIT_INIT": "1", "LC_ALL": "C"})
         walls.close_the_door(code)

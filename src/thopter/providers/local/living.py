@@ -308,6 +308,8 @@ def probe_live(maker: Maker, one: Record, other: Record) -> None:
     criu = _criu(maker)
     groups = {r.key: [h.group(r.group) for h in maker.groups.hierarchies] for r in (one, other)}
     root = int(_enter(one, {"do": "start", "argv": ["/bin/sleep", "600"], "cgroups": groups[one.key]}))
+    for old in (maker.paths.state / "criu").glob("probe-*"):  # of a hub that was killed meanwhile
+        remove_tree(old)
     folder = maker.paths.state / "criu" / one.key
     _make_open(folder)
     try:
