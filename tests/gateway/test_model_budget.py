@@ -299,3 +299,33 @@ def test_the_journal_is_bounded_and_says_the_same_when_it_is_read_again(
         file.write(b'{"c":5,"d":[9,9,9]')  # the machine died here
     found = Spending(path).spent(["run:a", "box:b"])
     assert found["run:a"]["usd"] == 300 and found["box:b"]["turns"] == 100
+
+
+def test_calls_that_a_killed_gateway_left_are_put_into_a_book_once_however_often_that_is_begun(
+    tmp_path: Path,
+) -> None:
+    from thopter.gateway.model.book import Books, bury
+    from thopter.gateway.model.budget import Amount
+    from thopter.gateway.model.spending import Hold
+
+    journal = tmp_path / "j.ndjson"
+
+    async def leave() -> None:
+        book = Spending(journal)
+        book.bind("b", Terms(accounts=("run:a",)))
+        for whole in (True, False):
+            hold = await book.admit("b", Amount(turns=1), 5_000, {"box": "b", "run": "a", "endpoint": "e"})
+            assert isinstance(hold, Hold)
+            book.note(hold, Tokens(input_tokens=7), lambda: Amount(7, 7, 1), "m", whole=whole)
+
+    asyncio.run(leave())
+    left = journal.read_bytes()
+    for _ in range(3):  # each time it dies just before the journal says that they are in the book
+        journal.write_bytes(left)
+        books, spending = Books(tmp_path / "books"), Spending(journal)
+        bury(spending, books)
+        assert spending.spent(["run:a"])["run:a"]["tokens"] == 14 and spending.orphans
+    (name,) = books.names()
+    lines = books.read(name, 0, 10).lines
+    assert sorted((x["status"], x["tokens"]["input_tokens"]) for x in lines) == [(0, 7), (200, 7)]
+    assert Spending(journal).orphans == [] and Spending(journal).spent(["run:a"])["run:a"]["cut"] == 1

@@ -22,6 +22,7 @@ class Emulator:
         self.expires_in = 28_800
         self.delay = 0.02
         self.fail_next = 0
+        self.next_access = ""
         self.url = ""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -52,7 +53,7 @@ class Emulator:
             return 400, {"error": "invalid_grant"}
         self.spent.add(self.current)
         self.current = "rt-" + secrets.token_hex(8)
-        self.access = "sk-ant-oat01-" + secrets.token_hex(8)
+        self.access = self.next_access or "sk-ant-oat01-" + secrets.token_hex(8)
         self.renewals += 1
         return 200, {
             "access_token": self.access,
