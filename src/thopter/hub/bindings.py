@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from thopter.gateway.policy.model import Policy
+from thopter.hub.shelf_edit import spelt
 from thopter.kit.secrets import check_secret_name
 from thopter.model.api.secrets import Binding, BindRequest
 from thopter.model.errors import BadInput, Refused
@@ -69,12 +70,12 @@ def with_binding(text: str, binding: Binding) -> str:
         fresh = tomlkit.table()
         fresh["secret"] = binding.name
         kept = [str(h) for h in known.get("hosts", [])] if known is not None else []
-        fresh["hosts"] = list(dict.fromkeys([*kept, binding.host]))
+        fresh["hosts"] = list(dict.fromkeys([*kept, spelt(binding.host)]))
         fresh["header"], fresh["format"] = binding.header, binding.format
         if binding.env:
             fresh["env"] = binding.env
         credentials[binding.name] = fresh
-        _drop(table, binding.name, binding.host, binding.port)
+        _drop(table, binding.name, spelt(binding.host), binding.port)
         hosts = table.get("hosts")
         item: Any = tomlkit.table()
         if hosts is None:
@@ -82,7 +83,7 @@ def with_binding(text: str, binding: Binding) -> str:
             hosts = table["hosts"]
         elif not isinstance(hosts, tomlkit.items.AoT):
             item = tomlkit.inline_table()
-        item["host"], item["ports"], item["credential"] = binding.host, [binding.port], binding.name
+        item["host"], item["ports"], item["credential"] = spelt(binding.host), [binding.port], binding.name
         for key in ("methods", "paths", "addresses"):
             if getattr(binding, key):
                 item[key] = list(getattr(binding, key))
@@ -106,7 +107,8 @@ def without_bindings(text: str, secret: str, host: str, policy: str) -> tuple[st
                 continue
             credentials = table.get("credentials", {})
             for credential in [c for c, v in credentials.items() if v.get("secret") == secret]:
-                gone |= {(name, h) for h in _drop(table, credential, host, 0)}
+                dropped = _drop(table, credential, host and spelt(host), 0)
+                gone |= {(name, h.removeprefix("[").removesuffix("]")) for h in dropped}
                 left = [h for rule in table.get("hosts", []) if rule.get("credential") == credential
                         for h in _names(rule)]  # fmt: skip
                 if left:

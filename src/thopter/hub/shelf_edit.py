@@ -7,9 +7,15 @@ from typing import Any
 from thopter.model.errors import Refused
 
 
+def spelt(host: str) -> str:
+    """A canonical host as a policy file has it."""
+    return f"[{host}]" if ":" in host else host
+
+
 def with_host(text: str, policy: str, host: str, port: int) -> str:
     """Return ``text`` with one more host in ``policy`` (made, on top of the shipped one, when it is not in
     the text). Twice is once. Raises Refused when the text is not what can be added to."""
+    host = spelt(host)
     import tomlkit  # dear, and seldom needed
     from tomlkit.exceptions import TOMLKitError
 
