@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,14 +16,14 @@ class Hunt:
     """``hits`` name the places, ``looked`` counts the bytes."""
 
     def __init__(self, *words: str) -> None:
-        self._any = re.compile(b"|".join(re.escape(w.encode()) for w in words))
+        self._words = [w.encode() for w in words]
         self._most = max(len(w) for w in words)
         self.hits: list[str] = []
         self.looked = 0
 
     def bytes(self, where: str, raw: bytes) -> None:
         self.looked += len(raw)
-        if self._any.search(raw):
+        if any(word in raw for word in self._words):
             self.hits.append(where)
 
     def file(self, path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import http.server
 import os
 import secrets
 import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -159,7 +161,7 @@ def test_what_is_listed_names_bindings_and_masks_them(w: World) -> None:
 
 def test_the_secret_is_nowhere_but_in_its_file_and_at_the_far_side(w: World, tmp_path: Path) -> None:
     w.curl(f"{w.site.url}/api/again")
-    hunt = Hunt(CANARY, gzip.compress(b"").hex() + CANARY[5:])
+    hunt = Hunt(CANARY, base64.b64encode(CANARY.encode()).decode().rstrip("="))
     w.lab.run("snapshot", "create", "nemo", "saved")
     w.lab.run("snapshot", "export", "saved", str(tmp_path / "saved.out"))
     raw = (tmp_path / "saved.out").read_bytes()
@@ -185,6 +187,12 @@ def test_the_secret_is_nowhere_but_in_its_file_and_at_the_far_side(w: World, tmp
     assert hunt.looked > 10 << 20, "there was something to look at"
     print(f"secrets found: 0 in {hunt.looked} bytes; {len(family)} processes, {len(boxed)} of the box")
     assert CANARY in secret_file.read_text(), "the control: the hunt's word is the right one"
+    other = "cnry-" + secrets.token_urlsafe(24)
+    with subprocess.Popen(["sleep", "600"], env={"PATH": os.environ["PATH"], "X": other}) as careless:
+        found = Hunt(other)
+        found.process(careless.pid, memory=True)
+        careless.kill()
+    assert found.hits == [f"/proc/{careless.pid}/environ", f"memory of {careless.pid}"], "the hunt sees them"
     control = Hunt(CANARY)
     control.tree(w.lab.folder, goldens)
     assert control.hits == [str(secret_file)]

@@ -256,6 +256,36 @@ async def test_a_credential_never_leaves_by_http_or_to_a_host_that_is_not_its_ow
         assert r.up.asks == []
 
 
+@in_loop
+async def test_a_websocket_that_repeats_the_secret_is_masked_too(place: Home) -> None:
+    secret = canary()
+
+    async def answer(asked: Ask, writer: asyncio.StreamWriter) -> None:
+        assert asked.header("sec-websocket-extensions") is None
+        head = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
+        given = (asked.header("authorization") or "").encode()
+        writer.write(head + b"x-echo: " + given + b"\r\n\r\n" + b"\x81\x30" + given + b" end")
+        await writer.drain()
+        await asked.until_gone()
+
+    async with rig(place, answer) as r:
+        await r.attach(bound(r), secrets={"c": secret})
+        reader, writer = await r.secure(f"localhost:{r.tls_port}", "localhost")
+        lines = [
+            "GET /ws HTTP/1.1",
+            f"host: localhost:{r.tls_port}",
+            "upgrade: websocket",
+            "connection: Upgrade",
+        ]
+        lines += ["sec-websocket-key: abc", "sec-websocket-extensions: permessage-deflate"]
+        writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
+        async with asyncio.timeout(60):
+            said = await reader.readuntil(b" end")
+        assert said.startswith(b"HTTP/1.1 101") and said.count(b"*" * len(secret)) == 2
+        assert secret.encode() not in said and secret.encode() in r.up.asks[0].raw
+        writer.close()
+
+
 def test_a_rule_with_a_credential_is_asked_before_others_of_its_rank() -> None:
     open_rule = rule("api.test", methods=("GET",), inspect=True)
     with_it = rule("api.test", credential="c", paths=("/mine/*",), inspect=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import secrets
 import sqlite3
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -91,6 +93,19 @@ def test_each_scope_does_what_it_says_and_no_more(hub: HubProcess, issued: Issue
     listed = {t["name"]: t for t in hub.get("/v1/tokens").json()["tokens"]}
     assert listed["reader"]["scopes"] == ["read"] and listed["reader"]["used_ms"] > 0
     assert listed["hub"]["scopes"] == ["admin"]
+
+
+def test_the_reference_names_the_routes_of_each_scope() -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/api.md").read_text("utf-8")
+    part = page.partition("Tokens have scopes")[2].partition("| method path")[0]
+    told = {
+        m[1]: set(re.findall(r"`([A-Z]+ /[^`]+)`", m[2]))
+        for m in re.finditer(r"^- `(\w+)`: (.*?)(?=^- |\Z)", part, re.M | re.S)
+    }
+    has = {s: {f"{r.method} {r.path[3:]}" for r in ROUTES if r.scope == s} for s in ALL_SCOPES}
+    assert told["admin"] == has["admin"] and told["approve"] == has["approve"]
+    assert told["operate"] == {r for r in has["operate"] if r.startswith("GET ")}
+    assert told["read"] == {r for r in has["read"] if not r.startswith("GET ")}
 
 
 def test_a_token_is_told_once_and_kept_as_a_digest(hub: HubProcess, issued: Issued) -> None:

@@ -25,8 +25,8 @@ def token() -> None:
     """Tokens for callers over TCP (hub.listen): programs, pages, other machines by an ssh tunnel.
 
     \b
-    read      look at everything: thopters, transcripts, files, events
-    operate   also start, tell, run commands in, and end thopters
+    read      look at everything: thopters, transcripts, diffs, logs, events
+    operate   also start, tell, run commands and read files in, and end thopters
     approve   also answer what agents ask, and allow them hosts
     admin     everything: also policies, secrets and tokens
 
