@@ -64,7 +64,8 @@ class Hunt:
         """Its arguments and environment, and with ``memory`` what it has written to (but for the huge areas
         that runtimes reserve and hardly use)."""
         for name in ("cmdline", "environ"):
-            self.file(Path(f"/proc/{pid}/{name}"))
+            with contextlib.suppress(OSError):  # the kernel says that these have no size
+                self.bytes(f"/proc/{pid}/{name}", Path(f"/proc/{pid}/{name}").read_bytes())
         if not memory:
             return
         with contextlib.suppress(OSError), open(f"/proc/{pid}/mem", "rb", 0) as mem:

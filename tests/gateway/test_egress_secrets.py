@@ -319,6 +319,22 @@ def test_however_a_stream_is_cut_the_secret_does_not_get_through(
     assert said[:1] == text[:1] or said[:1] == b"*"
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=30), st.binary(max_size=30), st.lists(st.integers(0, 90), max_size=8))
+def test_of_a_secret_that_is_cut_only_its_first_four_bytes_can_be_seen(
+    before: bytes, after: bytes, cuts: list[int]
+) -> None:
+    secret = b"cnry-0123456789abcdefXYZ"
+    mask, out, at = Mask([secret]), [], 0
+    text = before + secret + after
+    for cut in [*sorted(cuts), len(text)]:
+        out.append(mask.feed(text[at:cut]))
+        at = max(at, cut)
+    said = b"".join(out) + mask.end()
+    assert said[len(before) + 4 : len(before) + len(secret)] == b"*" * (len(secret) - 4)
+    assert (said[: len(before)], said[len(before) + len(secret) :]) == (before, after)
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.binary(max_size=50), max_size=10))
 def test_a_stream_without_the_secret_passes_unchanged_and_almost_at_once(pieces: list[bytes]) -> None:

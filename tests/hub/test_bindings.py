@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from thopter.gateway.policy.decide import decide
 from thopter.gateway.policy.model import Allow, Request
 from thopter.gateway.policy.read import read_book
+from thopter.gateway.policy.registries import REGISTRIES
 from thopter.gateway.policy.shipped import SHIPPED
 from thopter.hub.bindings import bindings_of, with_binding, without_bindings
 from thopter.hub.shelf import Shelf
@@ -103,10 +104,11 @@ def test_binding_again_replaces_and_another_host_is_added(shelf: Shelf) -> None:
 
 
 def test_a_registrys_host_gets_the_secret_and_stays_read_only_elsewhere(shelf: Shelf) -> None:
-    bind(shelf, "api.key", "registry.npmjs.org", methods=["GET"], paths=["/@ours/*"])
-    assert credential_for(shelf, "default", "registry.npmjs.org", target="/@ours/x") == "api.key"
-    assert credential_for(shelf, "default", "registry.npmjs.org", target="/left-pad") == ""
-    assert credential_for(shelf, "default", "registry.npmjs.org", target="/@ours/x", method="PUT") == "-"
+    host = REGISTRIES["npm"].hosts[0]
+    bind(shelf, "api.key", host, methods=["GET"], paths=["/@ours/*"])
+    assert credential_for(shelf, "default", host, target="/@ours/x") == "api.key"
+    assert credential_for(shelf, "default", host, target="/left-pad") == ""
+    assert credential_for(shelf, "default", host, target="/@ours/x", method="PUT") == "-"
 
 
 @pytest.mark.parametrize(
