@@ -29,6 +29,7 @@ def test_pages_of_the_preview_itself_pass(headers: tuple[str, ...]) -> None:
     assert judge(request(*headers) + b"body\n\n") is True
 
 
+@pytest.mark.battery("H19")
 @pytest.mark.parametrize(
     "headers",
     [

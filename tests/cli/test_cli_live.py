@@ -159,6 +159,7 @@ def test_exec_output_comes_as_it_is_written_and_ctrl_c_goes_in(flag: Live):
     wait_for(lambda: flag.run("exec", "flag", "--", "pgrep", "-x", "yes").code != 0)
 
 
+@pytest.mark.battery("X2")
 def test_what_a_command_writes_is_raw_in_a_pipe_and_safe_on_a_terminal(flag: Live):
     evil = "printf 'a\\033]52;c;ZXZpbA==\\007\\033[31mred\\033[2Jb'"
     assert (
@@ -280,6 +281,7 @@ def test_a_message_to_a_busy_agent_has_a_receipt_and_interrupt_comes_first(flag:
     flag.until_at_rest("flag")
 
 
+@pytest.mark.battery("X2")
 def test_the_conversation_of_a_box_can_not_touch_the_terminal(flag: Live):
     flag.ok("tell", "flag", "script:evil")
     flag.until_at_rest("flag")

@@ -232,6 +232,7 @@ def test_a_head_other_than_announced_is_refused(tmp_path: Path, clone: Path, age
         bring(tmp_path, clone, agent, head="1" * 40)
 
 
+@pytest.mark.battery("S9", "G8")
 @pytest.mark.parametrize("entry", [".git", "..", ".GIT", "git~1", ".git\u200c"])
 def test_a_tree_that_would_write_into_dot_git_never_enters_the_clone(
     tmp_path: Path, clone: Path, agent: Path, entry: str
@@ -249,6 +250,7 @@ def test_a_tree_that_would_write_into_dot_git_never_enters_the_clone(
     assert git(clone, "for-each-ref", "--format=%(refname)") == "refs/heads/main"
 
 
+@pytest.mark.battery("S9", "G8")
 def test_a_submodule_address_that_runs_a_command_never_enters_the_clone(
     tmp_path: Path, clone: Path, agent: Path
 ):

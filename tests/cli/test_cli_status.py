@@ -124,6 +124,7 @@ def test_troubles_are_shown_in_both_layouts():
         assert "! the model refuses the key" in drawn and "? hook says done" in drawn
 
 
+@pytest.mark.battery("X2")
 def test_nothing_from_a_box_escapes_or_forges_a_line():
     places = ("task", "last_message", "owner", "repo", "problem", "contradiction", "agent", "state", "reason")
     bad = view(**dict.fromkeys(places, EVIL))

@@ -68,6 +68,7 @@ def test_a_subagents_entry_is_marked():
     assert "↳ looks" in draw(entry(Role.ASSISTANT, "looks", sidechain=True), Style())[0]
 
 
+@pytest.mark.battery("X2")
 @pytest.mark.parametrize(
     "style", [Style(), Style(short=True), Style(colour=True, columns=100), Style(full=True, columns=40)]
 )

@@ -25,6 +25,7 @@ def w() -> Iterator[World]:
         yield found
 
 
+@pytest.mark.battery("E3", "E18")
 def test_curl_reaches_what_policy_allows_and_nothing_else(w: World) -> None:
     for url in (f"https://{HOST}:{w.secure.port}", f"http://{HOST}:{w.plain.port}"):
         assert w.box("curl", "-sSf", f"{url}/hello.txt").stdout == "hello from outside\n"
@@ -50,6 +51,7 @@ def test_curl_reaches_what_policy_allows_and_nothing_else(w: World) -> None:
     assert {m for m, _, _ in w.secure.asked + w.plain.asked} == {"GET"}
 
 
+@pytest.mark.battery("E10")
 def test_the_boxs_own_credentials_stay_behind_where_they_can_be_seen(w: World) -> None:
     url = f"https://{HOST}:{w.secure.port}/hello.txt"
     w.box("curl", "-sSf", "-u", "attacker:token", "-H", "Cookie: a=attacker", "-H", "X-Kept: 1", url)
@@ -68,6 +70,7 @@ def test_an_opaque_tunnel_is_the_servers_own_tls(w: World) -> None:
     assert w.box("curl", "-sSfk", "-X", "POST", "-d", "x", url).returncode == 0
 
 
+@pytest.mark.battery("E12", "E18")
 def test_pip_npm_git_and_apt_work_unmodified_and_publish_nothing(w: World) -> None:
     base = f"https://{NAME if ROOT else HOST}:{w.named.port}"
     w.sh(f"pip download -q --no-deps --disable-pip-version-check -d /tmp/w -i {base}/simple/ tinypkg")
@@ -167,6 +170,7 @@ def _policy_check(made: Lab, level: str) -> dict[str, Any]:
     return next((c for c in json.loads(done.stdout) if c["name"] == "policy" and c["level"] == level), {})
 
 
+@pytest.mark.battery("E15")
 def test_without_its_gateway_a_box_reaches_nothing_and_afterwards_all_is_as_before(w: World) -> None:
     url = f"https://{HOST}:{w.secure.port}/hello.txt"
     client = egress_client(w.lab.paths)
@@ -214,6 +218,7 @@ def test_a_policy_that_opens_no_tls_puts_no_trust_into_the_box(w: World) -> None
     w.lab.run("destroy", "--yes", "dory")
 
 
+@pytest.mark.battery("E3", "E4", "G18")
 def test_a_box_has_no_way_out_but_the_proxy_whatever_it_tries(w: World) -> None:
     w.lab.run("exec", "nemo", "--", "sh", "-c", "cat > /tmp/probe.py", stdin=PROBE)
     outer = socket.gethostbyname(socket.gethostname())
@@ -221,6 +226,7 @@ def test_a_box_has_no_way_out_but_the_proxy_whatever_it_tries(w: World) -> None:
     assert done.stdout.split() == ["proxy"]
 
 
+@pytest.mark.battery("E11")
 def test_a_credential_is_added_outside_the_box(w: World) -> None:
     secret = "egress-canary-77c1f0a9"
     file = w.lab.folder / "config/policy.toml"

@@ -65,6 +65,7 @@ def test_the_raw_copy_is_the_boxs_own_file(logged: Lab) -> None:
     logged.until("the copy is whole", lambda: logged.run("log", "heron", "--raw").stdout == inside)
 
 
+@pytest.mark.battery("X4")
 def test_the_page_is_whole_and_fetches_nothing(logged: Lab) -> None:
     page = logged.run("log", "heron", "--html").stdout
     inside = re.sub(r"<(script|style)>.*?</\1>", "", page, flags=re.S)

@@ -145,6 +145,7 @@ BAD = (
 )  # fmt: skip
 
 
+@pytest.mark.battery("E5")
 @in_loop
 async def test_a_name_that_points_inside_is_refused_whatever_the_wrapping(
     place: Home, names: NameService
@@ -168,6 +169,7 @@ async def test_a_name_that_points_inside_is_refused_whatever_the_wrapping(
         assert (await r.get(f"http://good.test:{r.up_port}/")).body == b"hello"
 
 
+@pytest.mark.battery("E5")
 @in_loop
 async def test_a_name_is_asked_for_once_a_connection_and_what_was_vetted_is_dialled(
     place: Home, names: NameService
@@ -184,6 +186,7 @@ async def test_a_name_is_asked_for_once_a_connection_and_what_was_vetted_is_dial
         assert reply.headers["thopter-refused"] == "address"
 
 
+@pytest.mark.battery("E4")
 @in_loop
 async def test_a_host_that_policy_denies_is_never_looked_up(place: Home, names: NameService) -> None:
     async with rig(place, names) as r:

@@ -73,6 +73,7 @@ async def test_where_a_rule_looks_inside_the_gateway_is_the_server_and_judges_ea
         assert {x["code"] for x in await r.records(3, verdict="deny")} == {"path", "method", "bad_path"}
 
 
+@pytest.mark.battery("E10", "E11")
 @in_loop
 async def test_a_credential_is_added_where_it_belongs_and_the_boxs_own_stay_behind(place: Home) -> None:
     secret = "ghp_canary_5521"
@@ -221,6 +222,7 @@ async def test_half_a_tunnel_may_close_before_the_other(place: Home) -> None:
         server.close()
 
 
+@pytest.mark.battery("E16")
 @in_loop
 async def test_a_change_of_policy_ends_what_it_no_longer_allows_within_a_second(place: Home) -> None:
     async with rig(place) as r:
@@ -277,6 +279,7 @@ async def test_a_grant_opens_one_host_and_once_is_used_up_by_one_connection(plac
             assert (await r.connect(target))[0].headers["thopter-refused"] == "address"
 
 
+@pytest.mark.battery("E17")
 @in_loop
 async def test_limits_hold_bytes_rate_and_connections(place: Home) -> None:
     from thopter.gateway.policy.model import EgressLimits

@@ -60,6 +60,7 @@ def test_a_real_hello_is_read_however_it_drips_in_or_is_cut_into_records() -> No
     assert read_hello(b"") is None
 
 
+@pytest.mark.battery("E7")
 def test_hidden_names_and_missing_ones_are_seen() -> None:
     assert read_hello(made(sni(b"a.test"))) == Hello(name="a.test", ech=False)
     assert read_hello(made(sni(b"a.test") + extension(0xFE0D, b"\x00"))) == Hello(name="a.test", ech=True)
@@ -84,6 +85,7 @@ AFTER = "bytes after the extensions of the TLS hello"
 LONG = "the TLS hello is too long"
 
 
+@pytest.mark.battery("E7")
 @pytest.mark.parametrize(
     ("raw", "says"),
     [

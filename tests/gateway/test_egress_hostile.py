@@ -12,6 +12,7 @@ import pytest
 from egress_rig import Rig, policy, rig, rule
 from gateway_support import Home, eventually, in_loop, read_reply
 
+from battery_plugin import Count
 from thopter.gateway.policy.model import EgressLimits, Policy
 
 # Battery E1: spellings; the last column of each is what stands in the refusal.
@@ -51,8 +52,11 @@ async def refused_tunnel(r: Rig, authority: str, first: bytes) -> str:
     return str([x["code"] for x in page["records"] if x["verdict"] == "deny"][-1])
 
 
+@pytest.mark.battery("E1", "E6")
 @in_loop
-async def test_every_spelling_of_a_host_has_one_verdict_in_every_way_of_asking(place: Home) -> None:
+async def test_every_spelling_of_a_host_has_one_verdict_in_every_way_of_asking(
+    place: Home, battery: Count
+) -> None:
     async with rig(place) as r:
         good = rule("localhost", ports=(r.tls_port, r.up_port), plain=True)
         await r.attach(policy(rule("api.example.com", "*.github.com", addresses=()), good))
@@ -64,10 +68,13 @@ async def test_every_spelling_of_a_host_has_one_verdict_in_every_way_of_asking(p
             assert tunnel.headers["thopter-refused"] == plain.headers["thopter-refused"], host
             assert b"thopter: " in plain.body
             assert "thopter: " in tunnel.headers[":phrase"]
+            battery.tried(2, 2)
         for host in ("LOCALHOST", "localhost."):
             assert (await r.get(f"http://{host}:{r.up_port}/")).body == b"hello"
+            battery.tried(0, 0, controls=1)
 
 
+@pytest.mark.battery("E2")
 @in_loop
 async def test_an_empty_policy_reaches_nothing(place: Home) -> None:
     async with rig(place) as r:
@@ -81,8 +88,9 @@ async def test_an_empty_policy_reaches_nothing(place: Home) -> None:
         assert (await r.get(f"http://127.0.0.1:{r.up_port}/")).status == 200
 
 
+@pytest.mark.battery("E7")
 @in_loop
-async def test_the_tls_hello_must_name_the_tunnels_host(place: Home) -> None:
+async def test_the_tls_hello_must_name_the_tunnels_host(place: Home, battery: Count) -> None:
     async with rig(place) as r:
         at = f"localhost:{r.tls_port}"
         await r.attach(policy(rule("localhost", ports=(r.tls_port,))))
@@ -94,6 +102,8 @@ async def test_the_tls_hello_must_name_the_tunnels_host(place: Home) -> None:
             (b"\x16\x02\x01\x00\x10" + bytes(100), "not_tls"),
         ):  # fmt: skip
             assert await refused_tunnel(r, at, first) == code
+            battery.tried(1, 1)
+        battery.tried(0, 0, controls=1, canary=len(r.up.asks))
         assert r.up.asks == []
         reader, writer = await r.secure(at, "localhost")
         writer.write(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
@@ -110,6 +120,7 @@ async def test_the_tls_hello_must_name_the_tunnels_host(place: Home) -> None:
         await r.records(1, verdict="allow", sent=len(hidden))
 
 
+@pytest.mark.battery("E7")
 @in_loop
 async def test_an_address_has_no_name_in_its_hello(place: Home) -> None:
     async with rig(place) as r:
@@ -121,6 +132,7 @@ async def test_an_address_has_no_name_in_its_hello(place: Home) -> None:
         assert await refused_tunnel(r, f"127.0.0.1:{r.tls_port}", hello(b"localhost")) == "sni_mismatch"
 
 
+@pytest.mark.battery("E7")
 @in_loop
 async def test_host_header_and_target_must_be_one_place(place: Home) -> None:
     async with rig(place) as r:
@@ -153,6 +165,7 @@ async def test_host_header_and_target_must_be_one_place(place: Home) -> None:
         assert (await r.get(url, "GET", "0x7f.1:%d" % r.up_port)).body == b"hello"  # noqa: UP031 - one place, spelt oddly
 
 
+@pytest.mark.battery("E8")
 @pytest.mark.parametrize(
     "wire",
     [
@@ -204,6 +217,7 @@ async def test_what_could_be_read_in_two_ways_goes_nowhere(place: Home, wire: by
         assert [a.target for a in r.up.asks][-1] == "/truth"
 
 
+@pytest.mark.battery("E5", "E6")
 @in_loop
 async def test_addresses_that_are_not_public_are_never_dialled(place: Home) -> None:
     async with rig(place) as r:
@@ -221,6 +235,7 @@ async def test_addresses_that_are_not_public_are_never_dialled(place: Home) -> N
         assert (await r.get(f"http://localhost:{r.up_port}/")).body == b"hello"
 
 
+@pytest.mark.battery("E6", "E13")
 @in_loop
 async def test_a_redirect_is_the_boxs_own_affair_and_following_it_is_judged(place: Home) -> None:
     async def answer(ask: Any, writer: asyncio.StreamWriter) -> None:
@@ -256,6 +271,7 @@ async def test_a_wrong_upstream_is_told_apart_from_policy(place: Home) -> None:
         free.close()
 
 
+@pytest.mark.battery("E8")
 @pytest.mark.parametrize(
     "answer",
     [
@@ -282,6 +298,7 @@ async def test_an_answer_that_could_be_read_in_two_ways_does_not_reach_the_box(
         assert (reply.status, reply.headers["thopter-refused"]) == (502, "upstream")
 
 
+@pytest.mark.battery("E17")
 @in_loop
 async def test_many_idle_and_slow_clients_cost_only_their_own_box(place: Home) -> None:
     async with rig(place) as r:
@@ -317,6 +334,7 @@ async def _connections(r: Rig, wanted: int) -> int:
     return found if found >= wanted else 0
 
 
+@pytest.mark.battery("E9")
 @in_loop
 async def test_a_relay_in_the_box_gets_the_same_verdict(place: Home) -> None:
     async with rig(place) as r:

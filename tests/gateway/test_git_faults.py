@@ -140,6 +140,7 @@ async def test_a_gateway_killed_in_the_middle_of_a_push_leaves_a_whole_mirror_an
         assert r.refs()["refs/heads/thopter/flag"] == git("rev-parse", "HEAD", cwd=work).strip()
 
 
+@pytest.mark.battery("G13")
 @in_loop
 async def test_kills_at_thirty_moments_never_break_a_mirror_or_tell_a_lie(place: Home) -> None:
     async with git_rig(place) as r:
@@ -210,6 +211,7 @@ async def test_a_mirror_that_vanished_is_an_error_of_that_request_alone(place: H
         await agit("fetch", "-q", "origin", cwd=work)
 
 
+@pytest.mark.battery("G5")
 @in_loop
 async def test_a_full_disk_refuses_the_push_and_the_mirror_stays_whole(place: Home) -> None:
     async with git_rig(place) as r:

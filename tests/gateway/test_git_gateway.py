@@ -13,6 +13,7 @@ from git_rig import git_rig, leftovers
 from thopter.model.errors import BadInput, BadName, NotFound
 
 
+@pytest.mark.battery("G17")
 @pytest.mark.parametrize("version", ["0", "1", "2"])
 @in_loop
 async def test_every_protocol_version_clones_fetches_and_pushes(place: Home, version: str) -> None:
@@ -32,6 +33,7 @@ async def test_every_protocol_version_clones_fetches_and_pushes(place: Home, ver
         assert leftovers(r.mirror) == []
 
 
+@pytest.mark.battery("G17")
 @in_loop
 async def test_shallow_partial_and_single_branch_clones_work_and_can_push(place: Home) -> None:
     async with git_rig(place) as r:
@@ -115,6 +117,7 @@ PUSHES = {
 }
 
 
+@pytest.mark.battery("G1")
 @pytest.mark.parametrize("name", PUSHES)
 @in_loop
 async def test_a_push_of_anything_but_its_own_branch_moves_nothing(place: Home, name: str) -> None:
@@ -136,6 +139,7 @@ async def test_a_push_of_anything_but_its_own_branch_moves_nothing(place: Home, 
         assert leftovers(r.mirror) == []
 
 
+@pytest.mark.battery("G7")
 @in_loop
 async def test_history_that_does_not_start_where_the_box_started_is_refused(place: Home) -> None:
     async with git_rig(place) as r:
@@ -149,6 +153,7 @@ async def test_history_that_does_not_start_where_the_box_started_is_refused(plac
         assert "refs/heads/thopter/flag" not in r.refs()
 
 
+@pytest.mark.battery("G7", "G8")
 @in_loop
 async def test_hostile_objects_are_refused_by_gits_own_checks(place: Home) -> None:
     async with git_rig(place) as r:
@@ -196,6 +201,7 @@ def _loose(number: int) -> bytes:
     return b"commit refs/heads/loose%d\ncommitter %b\ndata 1\nx\n" % (number, who)
 
 
+@pytest.mark.battery("G14")
 @in_loop
 async def test_twenty_boxes_push_to_one_repository_at_once(place: Home) -> None:
     async with git_rig(place) as r:

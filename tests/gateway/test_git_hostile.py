@@ -8,8 +8,11 @@ import hashlib
 import zlib
 from pathlib import Path
 
+import pytest
 from gateway_support import Home, ask, commit, git, in_loop, read_reply, request
 from git_rig import GitRig, git_rig, leftovers
+
+from battery_plugin import Count
 
 RECEIVE = "application/x-git-receive-pack-request"
 UPLOAD = "application/x-git-upload-pack-request"
@@ -125,8 +128,9 @@ async def prepared(rig: GitRig) -> Ids:
     return Ids(rig, new)
 
 
+@pytest.mark.battery("G1", "G2")
 @in_loop
-async def test_no_push_body_moves_a_ref_of_others(place: Home) -> None:
+async def test_no_push_body_moves_a_ref_of_others(place: Home, battery: Count) -> None:
     async with git_rig(place) as r:
         ids = await prepared(r)
         before = r.refs()
@@ -136,12 +140,14 @@ async def test_no_push_body_moves_a_ref_of_others(place: Home) -> None:
                 await push(r, body, *headers)
                 after = r.refs()
                 after.pop(OWN, None)
+                battery.tried(1, after == before, canary=after != before)
                 assert after == before, f"{name}: a foreign ref moved"
             if OWN in r.refs():
                 git("update-ref", "-d", OWN, cwd=r.mirror)
         assert len(tried) > 40 and leftovers(r.mirror) == []
         status, answer = await push(r, command(ids.zero, ids.new, OWN) + FLUSH + pack())
         assert status == 200 and b"ok " + OWN.encode() in answer  # the control
+        battery.tried(0, 0, controls=1)
         assert r.refs() == before | {OWN: ids.new}
 
 
@@ -190,6 +196,7 @@ def _targets(slug: str, other: str) -> list[str]:
     ]
 
 
+@pytest.mark.battery("G3")
 @in_loop
 async def test_any_path_outside_the_four_is_refused_before_its_body_is_read(place: Home) -> None:
     async with git_rig(place) as r:
@@ -214,6 +221,7 @@ def raw_push(slug: str, *headers: str, body: bytes = b"") -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
+@pytest.mark.battery("G4")
 @in_loop
 async def test_wrong_types_encodings_and_framings_are_refused(place: Home) -> None:
     async with git_rig(place) as r:
@@ -239,6 +247,7 @@ async def test_wrong_types_encodings_and_framings_are_refused(place: Home) -> No
         assert fine.status == 200  # the control
 
 
+@pytest.mark.battery("G4")
 @in_loop
 async def test_gzip_bombs_and_doubled_or_cut_streams_end_early(place: Home) -> None:
     async with git_rig(place) as r:
@@ -256,6 +265,7 @@ async def test_gzip_bombs_and_doubled_or_cut_streams_end_early(place: Home) -> N
         assert leftovers(r.mirror) == [] and r.refs() == before
 
 
+@pytest.mark.battery("G4")
 @in_loop
 async def test_an_endless_fetch_request_is_cut_off(place: Home) -> None:
     async with git_rig(place) as r:
@@ -279,6 +289,7 @@ async def test_an_endless_fetch_request_is_cut_off(place: Home) -> None:
         writer.close()
 
 
+@pytest.mark.battery("G3")
 @in_loop
 async def test_only_three_texts_of_the_protocol_header_reach_git(place: Home) -> None:
     async with git_rig(place) as r:
@@ -301,6 +312,7 @@ async def test_only_three_texts_of_the_protocol_header_reach_git(place: Home) ->
         assert b"version 2" not in (await ask(r.ports["flag"], twice)).body[:60]
 
 
+@pytest.mark.battery("G1")
 @in_loop
 async def test_the_advertisement_offers_no_certificates_options_or_bundles(place: Home) -> None:
     async with git_rig(place) as r:

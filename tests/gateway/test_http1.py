@@ -86,11 +86,13 @@ LINES = {
 }
 
 
+@pytest.mark.battery("E8")
 @pytest.mark.parametrize("name", LINES)
 def test_what_could_be_read_in_two_ways_is_refused(name: str) -> None:
     assert refused(LINES[name]) in (400, 417, 501)
 
 
+@pytest.mark.battery("E8")
 def test_too_long_a_head_or_too_many_headers_are_refused() -> None:
     assert refused(b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * HEAD_MAX + b"\r\n\r\n") == 431
     assert refused(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * 101 + b"\r\n") == 431
@@ -111,6 +113,7 @@ def test_a_head_is_found_however_it_drips_in(cuts: list[int]) -> None:
     assert found == raw.index(b"\r\n\r\n") + 4
 
 
+@pytest.mark.battery("E8")
 @given(st.integers(0, 60), st.sampled_from([b"\n", b"\x00", b"\x80", b"\r"]))
 def test_a_bad_byte_anywhere_in_a_head_is_found_however_it_drips_in(where: int, bad: bytes) -> None:
     raw = b"GET / HTTP/1.1\r\nHost: xxxxxxxxxxxxxxxxxxxxxxxx\r\nAccept: aaaaa\r\n\r\n"
@@ -161,6 +164,7 @@ CHUNKS = {
 }
 
 
+@pytest.mark.battery("E8")
 @pytest.mark.parametrize("name", CHUNKS)
 def test_a_chunk_that_others_might_read_differently_is_refused(name: str) -> None:
     with pytest.raises(BadRequest):

@@ -242,6 +242,7 @@ HOSTILE = """
 """
 
 
+@pytest.mark.battery("S9", "G11")
 @in_loop
 async def test_nothing_that_a_repositorys_own_configuration_names_is_started(tmp_path: Path) -> None:
     repo, m, marker = tmp_path / "repo", mirrors(tmp_path), tmp_path / "marker"

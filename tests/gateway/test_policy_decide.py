@@ -46,6 +46,7 @@ def rule(*hosts: str, **more: Any) -> Rule:
     return Rule(name=more.pop("name", "r"), hosts=hosts, **more)
 
 
+@pytest.mark.battery("E1")
 @pytest.mark.parametrize("host", ALLOWED)
 @pytest.mark.parametrize("scheme", ["connect", "http", "https"])
 def test_every_spelling_of_an_allowed_host_is_allowed_as_one_name(host: str, scheme: str) -> None:
@@ -55,6 +56,7 @@ def test_every_spelling_of_an_allowed_host_is_allowed_as_one_name(host: str, sch
     assert found.port == 443
 
 
+@pytest.mark.battery("E1")
 @pytest.mark.parametrize("host", DENIED)
 @pytest.mark.parametrize("scheme", ["connect", "http", "https"])
 def test_every_trick_with_a_host_is_denied_in_every_way_of_asking(host: str, scheme: str) -> None:
@@ -186,6 +188,7 @@ def test_what_is_no_host_is_told_cut_to_a_hundred_characters() -> None:
     assert (found.code, found.host) == ("bad_host", "%" * 100)
 
 
+@pytest.mark.battery("E2")
 def test_an_empty_policy_allows_nothing() -> None:
     found = ask(Policy(name="p"), "example.com")
     assert found == Deny(
@@ -283,6 +286,7 @@ def test_plain_http_needs_a_word_of_its_own() -> None:
     assert isinstance(ask(policy, "a.test", "https"), Allow)
 
 
+@pytest.mark.battery("E12")
 def test_a_registry_is_read_only() -> None:
     policy = Policy(name="p", rules=(rule("r.test", methods=("GET", "HEAD"), inspect=True, query_max=10),))
     good = {"target": "/pkg?" + "q" * 10}

@@ -83,6 +83,7 @@ def test_a_good_file_is_read_whole() -> None:
     assert try_url("evil.test:443", "GET", team).code == "host_denied"  # type: ignore[union-attr]
 
 
+@pytest.mark.battery("E12")
 def test_what_ships_reads_packages_and_publishes_nothing() -> None:
     for name, registry in REGISTRIES.items():
         for host in registry.hosts:

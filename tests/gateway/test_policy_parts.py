@@ -104,6 +104,7 @@ def test_a_bad_path_pattern_is_told(pattern: str, why: str) -> None:
     assert check_pattern("/a/*/b/*") == ""
 
 
+@pytest.mark.battery("E5")
 @pytest.mark.parametrize(
     ("address", "why"),
     [
@@ -158,6 +159,7 @@ def test_a_rule_can_open_a_network_but_never_metadata_multicast_or_nowhere() -> 
     assert forbidden(ipaddress.ip_address("64:ff9b::a02:1"), one) == "private"
 
 
+@pytest.mark.battery("E14")
 @pytest.mark.parametrize(
     "suffix",
     [

@@ -90,6 +90,7 @@ def https_server(root: Path, folder: Path) -> Iterator[tuple[int, Path, list[str
             thread.join()
 
 
+@pytest.mark.battery("G10")
 @in_loop
 async def test_a_private_https_repository_is_read_with_the_users_own_login_which_stays_out_of_the_mirror(
     tmp_path: Path,

@@ -57,6 +57,7 @@ REFUSED = [
 ]  # fmt: skip
 
 
+@pytest.mark.battery("G11", "H14")
 @pytest.mark.parametrize("text", REFUSED)
 @in_loop
 async def test_what_is_no_address_or_would_start_a_program_is_refused(text: str, tmp_path: Path) -> None:

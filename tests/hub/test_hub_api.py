@@ -353,6 +353,7 @@ def test_a_large_file_is_streamed_and_not_held(hub: HubProcess, name: str) -> No
 # ------------------------------------------------------------------------------------ properties
 
 
+@pytest.mark.battery("H20")
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     body=st.binary(max_size=300), path=st.sampled_from(["/v1/runs", "/v1/thopters", "/v1/thopters/none/tell"])
@@ -362,6 +363,7 @@ def test_no_body_whatever_makes_the_hub_fail(hub: HubProcess, body: bytes, path:
     assert answer.status_code < 500, answer.text
 
 
+@pytest.mark.battery("H20")
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=400))
 def test_no_bytes_whatever_make_the_hub_fail(hub: HubProcess, data: bytes) -> None:

@@ -14,6 +14,7 @@ from hub_support import HubProcess, Raw
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect, unix_connect
 
+from battery_plugin import Count
 from thopter.hub.answers import SECURITY_HEADERS
 from thopter.hub.api import ROUTES
 from thopter.hub.routes import Route
@@ -88,8 +89,11 @@ WRONG_TOKENS = {
 }
 
 
+@pytest.mark.battery("H2", "H5")
 @each_route
-def test_no_route_answers_a_tcp_caller_without_the_right_token(hub: HubProcess, route: Route) -> None:
+def test_no_route_answers_a_tcp_caller_without_the_right_token(
+    hub: HubProcess, route: Route, battery: Count
+) -> None:
     token = hub.token
     host = f"127.0.0.1:{hub.tcp_port}"
     for case, lines in WRONG_TOKENS.items():
@@ -97,6 +101,7 @@ def test_no_route_answers_a_tcp_caller_without_the_right_token(hub: HubProcess, 
         found = ask(hub, raw_request(route, host, *filled))
         too_long = (400,) if case == "huge" and route.kind == "exec" else ()
         assert_refused(found, 401, 429, *too_long)
+        battery.tried(1, 1)
     by_query = raw_request(route, host).replace(b" HTTP/1.1", b"?token=%b HTTP/1.1" % token.encode(), 1)
     assert_refused(ask(hub, by_query), 401, 429)
     assert nothing_happened(hub)
@@ -109,13 +114,15 @@ WRONG_HOSTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.battery("H1")
 @each_route
-def test_no_route_answers_under_another_host(hub: HubProcess, route: Route) -> None:
+def test_no_route_answers_under_another_host(hub: HubProcess, route: Route, battery: Count) -> None:
     good = f"127.0.0.1:{hub.tcp_port}"
     token = f"Authorization: Bearer {hub.token}"
     for host in WRONG_HOSTS:
         found = ask(hub, raw_request(route, host.format(port=hub.tcp_port), token))
         assert_refused(found, 421, 400)
+        battery.tried(1, 1)
     assert_refused(ask(hub, raw_request(route, good, f"Host: {good}", token)), 421, 400)
     absolute = raw_request(route, good, token).replace(b" /", b" http://evil.test/", 1)
     assert_refused(ask(hub, absolute), 400)
@@ -132,8 +139,9 @@ WRONG_ORIGINS = [
 WRONG_SITES = ["cross-site", "same-site", "evil", "", "CROSS-SITE", "none, cross-site"]
 
 
+@pytest.mark.battery("H4", "H6")
 @each_route
-def test_no_route_answers_a_page_of_another_origin(hub: HubProcess, route: Route) -> None:
+def test_no_route_answers_a_page_of_another_origin(hub: HubProcess, route: Route, battery: Count) -> None:
     host = f"127.0.0.1:{hub.tcp_port}"
     token = f"Authorization: Bearer {hub.token}"
     for origin in WRONG_ORIGINS:
@@ -141,13 +149,16 @@ def test_no_route_answers_a_page_of_another_origin(hub: HubProcess, route: Route
         assert_refused(ask(hub, raw_request(route, host, token, line)), 403)
         if origin != "http://localhost":  # on the unix socket that is its own
             assert_refused(ask(hub, raw_request(route, "localhost", line), tcp=False), 403)
+        battery.tried(1, 1)
     for site in WRONG_SITES:
         line = f"Sec-Fetch-Site: {site}"
         assert_refused(ask(hub, raw_request(route, host, token, line)), 403)
         assert_refused(ask(hub, raw_request(route, "thopter", line), tcp=False), 403)
+        battery.tried(2, 2)
     assert nothing_happened(hub)
 
 
+@pytest.mark.battery("H1", "H2")
 def test_the_right_caller_gets_through_on_both_doors(hub: HubProcess) -> None:
     host = f"127.0.0.1:{hub.tcp_port}"
     lines = [
@@ -168,6 +179,7 @@ def test_the_right_caller_gets_through_on_both_doors(hub: HubProcess) -> None:
     assert ask(hub, lower.replace(b"Origin: http://LOCALHOST", b"Origin: http://localhost"))[0] == 200
 
 
+@pytest.mark.battery("H6")
 def test_a_preflight_is_refused_and_no_answer_ever_allows_an_origin(hub: HubProcess) -> None:
     host = f"127.0.0.1:{hub.tcp_port}"
     for path in ("/v1/runs", "/v1/hub", "/nothing"):
@@ -179,6 +191,7 @@ def test_a_preflight_is_refused_and_no_answer_ever_allows_an_origin(hub: HubProc
                 assert_refused(found, 401, 403, 404, 405, 429)
 
 
+@pytest.mark.battery("H4")
 def test_a_web_page_can_not_change_anything_with_a_simple_request(hub: HubProcess) -> None:
     """The requests that a browser sends without asking first (H4)."""
     host = f"127.0.0.1:{hub.tcp_port}"
@@ -201,6 +214,7 @@ def test_a_web_page_can_not_change_anything_with_a_simple_request(hub: HubProces
     assert nothing_happened(hub)
 
 
+@pytest.mark.battery("X5")
 def test_unknown_paths_and_methods_are_json_errors_with_all_headers(hub: HubProcess) -> None:
     for method, path, status in (
         ("GET", "/", 404), ("GET", "/v1", 404), ("GET", "/v1/hub/", 404), ("GET", "//v1/hub", 404),
@@ -249,6 +263,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.battery("H15", "X5")
 @pytest.mark.parametrize("case", BROKEN)
 def test_what_is_not_a_sound_request_is_refused_with_all_headers(hub: HubProcess, case: str) -> None:
     with Raw(hub.socket) as raw:
@@ -266,6 +281,7 @@ def test_a_request_to_upgrade_to_something_else_is_answered_as_it_is(hub: HubPro
     assert ask(hub, head, tcp=False)[0] == 200
 
 
+@pytest.mark.battery("H16")
 def test_failed_attempts_are_throttled_on_loopback_too_but_never_the_owner(hub: HubProcess) -> None:
     with httpx2.Client(base_url=hub.tcp) as client:
         statuses = []
@@ -281,6 +297,7 @@ def test_failed_attempts_are_throttled_on_loopback_too_but_never_the_owner(hub: 
     assert 1 <= len(told) < 20, "the log is not flooded"
 
 
+@pytest.mark.battery("H16")
 def test_guessing_takes_as_long_for_a_good_beginning_as_for_a_bad_one(hub: HubProcess) -> None:
     token = hub.token
     near, far = token[:-1] + ("a" if token[-1] != "a" else "b"), "thp_" + "0" * (len(token) - 4)
@@ -295,6 +312,7 @@ def test_guessing_takes_as_long_for_a_good_beginning_as_for_a_bad_one(hub: HubPr
     assert 0.5 < ratio < 2, ratio
 
 
+@pytest.mark.battery("H3")
 def test_a_websocket_is_checked_like_everything_else(hub: HubProcess) -> None:
     uri = f"ws://127.0.0.1:{hub.tcp_port}/v1/thopters/one/exec"
     token = {"Authorization": f"Bearer {hub.token}"}
@@ -328,6 +346,7 @@ def test_a_websocket_is_checked_like_everything_else(hub: HubProcess) -> None:
     assert refused.value.response.status_code == 421
 
 
+@pytest.mark.battery("X5")
 def test_the_content_security_policy_is_exact() -> None:
     assert HEADERS["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
     assert HEADERS["x-content-type-options"] == "nosniff"

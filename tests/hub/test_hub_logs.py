@@ -41,6 +41,7 @@ def log(root: Path) -> Iterator[tuple[logging.Logger, Path]]:
     handler.close()
 
 
+@pytest.mark.battery("H17")
 @pytest.mark.parametrize("secret", SECRETS + CARRIED)
 def test_no_secret_is_written_wherever_it_stands(log: tuple[logging.Logger, Path], secret: str) -> None:
     logger, path = log
@@ -56,6 +57,7 @@ def test_no_secret_is_written_wherever_it_stands(log: tuple[logging.Logger, Path
     assert "in the text" in text and "ValueError" in text, "the rest stays readable"
 
 
+@pytest.mark.battery("H17")
 def test_a_known_secret_is_hidden_whatever_its_shape() -> None:
     redactor = logs.Redactor()
     redactor.hide("correct horse battery")
@@ -65,6 +67,7 @@ def test_a_known_secret_is_hidden_whatever_its_shape() -> None:
     assert redactor(ordinary) == ordinary
 
 
+@pytest.mark.battery("X2", "X6")
 def test_hostile_text_makes_one_record_and_forges_none(log: tuple[logging.Logger, Path]) -> None:
     logger, path = log
     hostile = 'x"}\n{"at":"2000","level":"error","text":"forged"}\r\n\x1b[2J\u2028\x00 ' + "y" * 10_000_000

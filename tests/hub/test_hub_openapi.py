@@ -45,6 +45,7 @@ def schema(hub: HubProcess) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.battery("H2")
 def test_every_route_is_in_the_document_and_nothing_else(schema: dict[str, Any]) -> None:
     told = {(method.upper(), path) for path, item in schema["paths"].items() for method in item}
     assert told == {(route.method, route.path) for route in ROUTES}
@@ -84,6 +85,7 @@ def test_keys_and_scopes_are_told_where_they_count(schema: dict[str, Any]) -> No
         assert {"4XX", "5XX"} <= set(operation["responses"])
 
 
+@pytest.mark.battery("H20")
 @pytest.mark.parametrize(
     "route", [r for r in ROUTES if r.path not in CONVERSATIONS], ids=lambda r: r.operation
 )

@@ -182,6 +182,7 @@ def test_a_bug_at_start_is_logged_without_secrets(root: Path) -> None:
         hub.end()
 
 
+@pytest.mark.battery("H17")
 def test_every_file_of_a_hub_started_with_umask_0_is_private(own: HubProcess) -> None:
     own.start("--listen", "127.0.0.1:0")
     own.post("/v1/thopters", {"name": "one"})
@@ -193,6 +194,7 @@ def test_every_file_of_a_hub_started_with_umask_0_is_private(own: HubProcess) ->
     assert stat.S_IMODE(own.state.lstat().st_mode) == 0o700
 
 
+@pytest.mark.battery("H17")
 def test_the_token_is_in_no_log_argv_or_environment(own: HubProcess) -> None:
     own.start("--listen", "127.0.0.1:0")
     token = own.token.encode()
@@ -204,6 +206,7 @@ def test_the_token_is_in_no_log_argv_or_environment(own: HubProcess) -> None:
     assert not any(token in each for each in seen)
 
 
+@pytest.mark.battery("H17")
 @pytest.mark.root
 def test_another_process_of_the_same_user_can_not_read_the_hubs_memory(root: Path) -> None:
     if os.getuid() != 0:
@@ -222,6 +225,7 @@ def test_another_process_of_the_same_user_can_not_read_the_hubs_memory(root: Pat
         hub.end()
 
 
+@pytest.mark.battery("H17")
 def test_the_hub_leaves_no_core_dump(own: HubProcess) -> None:
     own.start()
     limits = Path(f"/proc/{own.pid()}/limits").read_text()
@@ -300,6 +304,7 @@ def test_a_socket_in_a_folder_that_others_may_enter_is_refused(own: HubProcess, 
     assert stat.S_IMODE(open_folder.stat().st_mode) == 0o755, "it is not changed either"
 
 
+@pytest.mark.battery("H1")
 @pytest.mark.parametrize(
     "listen", ["0.0.0.0:0", "[::]:0", "192.0.2.1:80", "example.com:80", "127.0.0.1", ":1"]
 )

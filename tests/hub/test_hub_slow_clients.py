@@ -60,6 +60,7 @@ def closed(sock: socket.socket) -> bool:
         return True
 
 
+@pytest.mark.battery("H15")
 def test_thousands_of_half_open_connections_do_not_keep_others_out(fresh: HubProcess) -> None:
     """H15: nothing sent, half a head, a head that never ends; on TCP, where strangers can come."""
     quiet = latencies(fresh, 200, tcp=True)
@@ -86,6 +87,7 @@ def test_thousands_of_half_open_connections_do_not_keep_others_out(fresh: HubPro
             sock.close()
 
 
+@pytest.mark.battery("H15")
 def test_a_head_that_comes_byte_by_byte_is_cut_off_in_time(hub: HubProcess) -> None:
     with Raw(hub.socket) as raw:
         began = time.monotonic()
@@ -104,6 +106,7 @@ def test_a_head_that_comes_byte_by_byte_is_cut_off_in_time(hub: HubProcess) -> N
     assert took < HEAD_SECONDS + 20
 
 
+@pytest.mark.battery("H15")
 def test_a_body_that_never_comes_is_cut_off_in_time(hub: HubProcess) -> None:
     head = b"POST /v1/runs HTTP/1.1\r\nHost: thopter\r\nContent-Type: application/json\r\n"
     with Raw(hub.socket) as raw:
@@ -111,6 +114,7 @@ def test_a_body_that_never_comes_is_cut_off_in_time(hub: HubProcess) -> None:
     assert answer.startswith(b"HTTP/1.1 408")
 
 
+@pytest.mark.battery("H15")
 def test_ten_thousand_requests_at_once_on_one_connection_are_answered_in_order(hub: HubProcess) -> None:
     """H15: pipelining. Others are served meanwhile, and memory stays where it is."""
     count = 10_000

@@ -149,6 +149,7 @@ def test_who_needs_you_comes_first_and_words_filter() -> None:
     assert [v.name for v in top_view.ordered(longest, "age", "")] == [v.name for v in reversed(longest)]
 
 
+@pytest.mark.battery("X2")
 def test_what_a_box_says_is_safe_on_the_screen() -> None:
     evil = view(
         "evil",

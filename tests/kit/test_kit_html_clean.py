@@ -37,6 +37,7 @@ class Seen(HTMLParser):
         self.text += data
 
 
+@pytest.mark.battery("X4")
 @pytest.mark.parametrize(
     "body",
     [
@@ -114,6 +115,7 @@ SOUP = ["<", ">", "script", "/", "img", " ", "onerror=", "x", "'", '"', "!--", "
 SOUP += ["javascript:", "=", "&lt;", "\x00", "svg"]
 
 
+@pytest.mark.battery("X4")
 @given(st.lists(st.sampled_from(SOUP), max_size=40))
 def test_any_soup_comes_out_harmless(parts: list[str]) -> None:
     seen = Seen(cleaned("".join(parts)))

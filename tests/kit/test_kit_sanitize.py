@@ -98,6 +98,7 @@ def shown(text: str) -> tuple[list[str], list[str]]:
     return [line.rstrip() for line in screen.display], screen.harm
 
 
+@pytest.mark.battery("X1")
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: ascii(a)[:30])
 @pytest.mark.parametrize("sgr", [False, True])
 def test_nothing_reaches_the_terminal_but_text(attack: str, sgr: bool):
@@ -110,11 +111,13 @@ def test_nothing_reaches_the_terminal_but_text(attack: str, sgr: bool):
     assert len(safe) > 5000 or ("before" in whole and "after" in whole)
 
 
+@pytest.mark.battery("X1")
 def test_the_watched_emulator_sees_the_attacks_when_they_are_not_cleaned():
     hurt = [attack for attack in ATTACKS if shown(attack)[1]]
     assert len(hurt) > 20, "otherwise the test above would prove nothing"
 
 
+@pytest.mark.battery("X1")
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: ascii(a)[:30])
 def test_the_outcome_does_not_depend_on_where_the_stream_is_cut(attack: str):
     text = "ä" + attack + "\x1b[31mred\x1b[0m\r\nnext\r"
@@ -124,18 +127,21 @@ def test_the_outcome_does_not_depend_on_where_the_stream_is_cut(attack: str):
         assert sanitizer.feed(text[:cut]) + sanitizer.feed(text[cut:]) + sanitizer.close() == whole
 
 
+@pytest.mark.battery("X1")
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: ascii(a)[:30])
 def test_one_character_at_a_time_comes_out_the_same(attack: str):
     sanitizer = Sanitizer()
     assert "".join(map(sanitizer.feed, attack)) + sanitizer.close() == clean(attack)
 
 
+@pytest.mark.battery("X1", "X8")
 @pytest.mark.parametrize("name", INVISIBLE)
 def test_what_hides_or_turns_text_is_taken_out(name: str):
     cleaned = clean(INVISIBLE[name])
     assert cleaned.isascii() and cleaned == "".join(c for c in INVISIBLE[name] if c.isascii())
 
 
+@pytest.mark.battery("X8")
 def test_hidden_characters_can_be_marked_instead_and_are_counted():
     source = "if (level != '\u202eadmin\u2066')\u200b { // \U000e0041"
     assert clean(source, mark=True) == "if (level != '<U+202E>admin<U+2066>')<U+200B> { // <U+E0041>"
@@ -156,6 +162,7 @@ def test_a_carriage_return_can_not_write_over_a_line():
     assert clean("a\r\nb\r\r\nc\r") == "a\nb\n\nc\n"
 
 
+@pytest.mark.battery("X1")
 def test_a_pile_of_combining_marks_is_cut_off():
     assert clean("e" + "\u0301" * 10_000 + "x") == "e" + "\u0301" * 4 + "x"
 
@@ -196,6 +203,7 @@ def test_one_line_stays_one_line_and_short():
     assert one_line("\x1b]0;" + "x" * 100 + "\n2026-01-01 error forged", 80) == "2026-01-01 error forged"
 
 
+@pytest.mark.battery("X3")
 @pytest.mark.parametrize(
     "opener", ["\x1b]0;", "\x1bP", "\x1b_", "\x1b^", "\x1bX", "\x9d", "\x1b[", "\x1b[>", "\x1b"]
 )
@@ -210,6 +218,7 @@ def test_a_sequence_that_never_ends_hides_one_screen_at_most(opener: str):
     assert "seen\n" in Sanitizer().feed(opener + "lost\nseen\n")
 
 
+@pytest.mark.battery("X3")
 def test_a_hundred_megabytes_of_unterminated_sequences_take_no_memory():
     sanitizer = Sanitizer()
     piece = "\x1b]52;c;" + "A" * 1_000_000

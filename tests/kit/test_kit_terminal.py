@@ -76,6 +76,7 @@ def test_one_byte_at_a_time_comes_out_the_same(data: bytes):
     assert b"".join(one.feed(bytes([b])) for b in data + b"end") == TerminalFilter().feed(data + b"end")
 
 
+@pytest.mark.battery("X1")
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.one_of(st.sampled_from(DROPPED + PASSED), st.binary(max_size=20)), max_size=12))
 def test_no_bytes_at_all_set_a_title_or_a_clipboard(pieces: list[bytes]):
@@ -90,6 +91,7 @@ def test_no_bytes_at_all_set_a_title_or_a_clipboard(pieces: list[bytes]):
         assert introducer not in out
 
 
+@pytest.mark.battery("X3")
 def test_a_string_that_never_ends_is_given_up():
     one = TerminalFilter()
     one.feed(b"\x1bP")

@@ -77,6 +77,7 @@ for _ in range(3):
 """
 
 
+@pytest.mark.battery("S15")
 @pytest.mark.root
 def test_a_million_small_files_stop_at_the_disk_limit_and_the_neighbour_goes_on(lab: Lab) -> None:
     caps = lab.run(lab.provider.caps())
@@ -93,6 +94,7 @@ def test_a_million_small_files_stop_at_the_disk_limit_and_the_neighbour_goes_on(
         lab.run(lab.provider.destroy(box.key))
 
 
+@pytest.mark.battery("S17")
 def test_pipes_stop_at_the_limit_of_open_files_and_the_neighbour_has_its_own(lab: Lab) -> None:
     one, other = lab.box(), lab.box()
     held, most, why = json.loads(lab.exec(one.key, "python3", "-c", _PIPES).stdout)
@@ -103,6 +105,7 @@ def test_pipes_stop_at_the_limit_of_open_files_and_the_neighbour_has_its_own(lab
         lab.run(lab.provider.destroy(box.key))
 
 
+@pytest.mark.battery("S19")
 def test_a_crash_in_a_box_dumps_no_core_and_starts_no_program_of_the_machine(lab: Lab) -> None:
     # A limit of 0 would still have the kernel start the machine's core_pattern program, as the host's
     # root, for every crash; of 1 it means: no dump at all (see fs/coredump.c).
@@ -114,6 +117,7 @@ def test_a_crash_in_a_box_dumps_no_core_and_starts_no_program_of_the_machine(lab
     lab.run(lab.provider.destroy(one.key))
 
 
+@pytest.mark.battery("S10", "P2")
 @pytest.mark.parametrize("pool", ["auto", "plain"])
 def test_a_box_that_swaps_folders_and_links_reaches_nothing_outside(tmp_path: Path, pool: str) -> None:
     canary = "canary-" + secrets.token_hex(12)
@@ -144,6 +148,7 @@ def test_a_box_that_swaps_folders_and_links_reaches_nothing_outside(tmp_path: Pa
         lab.end()
 
 
+@pytest.mark.battery("S20")
 def test_start_stop_and_kill_again_and_again_leave_nothing(own_lab: Lab) -> None:
     lab = own_lab
     warm = lab.box()

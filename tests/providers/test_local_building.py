@@ -137,6 +137,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.battery("P1", "P6")
 @pytest.mark.parametrize("what", HOSTILE)
 def test_hostile_layers_are_refused(lab: Lab, tmp_path: Path, what: str) -> None:
     refused(lab, str(layout(tmp_path / "image", tarred(*HOSTILE[what]))))
@@ -173,6 +174,7 @@ def test_images_that_are_none_are_refused(lab: Lab, tmp_path: Path) -> None:
     refused(lab, str(missing), "nothing for this machine")
 
 
+@pytest.mark.battery("P1")
 def test_an_endless_header_is_refused_before_it_is_read(lab: Lab, tmp_path: Path) -> None:
     info = tarfile.TarInfo("x")
     info.type, info.size = tarfile.XHDTYPE, 1 << 40

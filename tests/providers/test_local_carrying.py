@@ -46,6 +46,7 @@ def everything(lab: Lab) -> set[str]:
     return {os.path.join(d, n) for d, ds, fs in os.walk(state) for n in (*ds, *fs) if n != ".saved"}
 
 
+@pytest.mark.battery("P6")
 def test_a_snapshot_is_carried_to_another_machine(tmp_path: Path) -> None:
     one, two = Lab(tmp_path / "one"), Lab(tmp_path / "two", settings(pool="plain"))
     try:
@@ -96,12 +97,14 @@ def refused(lab: Lab, raw: bytes, words: str | None = None, kind: type[ThopterEr
     assert NEW not in [h.id for h in lab.run(lab.provider.snapshots())]
 
 
+@pytest.mark.battery("P1")
 def test_a_file_that_is_cut_short_is_refused(lab: Lab, exported: bytes) -> None:
     for length in (0, 5, len(FIRST_LINE), 60, len(exported) // 2, len(exported) - 36, len(exported) - 1):
         refused(lab, exported[:length], "cut short|no thopter")
     refused(lab, exported + b"x", "follows the end")
 
 
+@pytest.mark.battery("P1")
 def test_a_file_that_was_changed_is_refused(lab: Lab, exported: bytes) -> None:
     for at in (0, 25, 60, 5000, len(exported) // 2, len(exported) - 40, len(exported) - 1):
         raw = bytearray(exported)
@@ -194,12 +197,14 @@ HOSTILE: dict[str, Iterable[Entry | bytes]] = {
 }  # fmt: skip
 
 
+@pytest.mark.battery("S11", "P1", "P6")
 @pytest.mark.parametrize("what", HOSTILE)
 def test_hostile_files_are_refused(lab: Lab, exported: bytes, what: str) -> None:
     refused(lab, crafted(lab, *HOSTILE[what]))
     assert not os.path.lexists("/tmp/thopter-hostile")
 
 
+@pytest.mark.battery("P1")
 def test_limits_hold_for_what_is_imported(tmp_path: Path, lab: Lab, exported: bytes) -> None:
     small = Lab(tmp_path / "few", settings(import_entries=1000, import_bytes=1 << 20))
     try:
@@ -214,6 +219,7 @@ def test_limits_hold_for_what_is_imported(tmp_path: Path, lab: Lab, exported: by
         small.end()
 
 
+@pytest.mark.battery("P5")
 @pytest.mark.root
 def test_an_import_into_a_full_disk_leaves_nothing(tmp_path: Path, lab: Lab, exported: bytes) -> None:
     full = Lab(tmp_path, settings(pool="plain"))
@@ -254,11 +260,13 @@ def test_who_stops_sending_leaves_nothing(lab: Lab, exported: bytes) -> None:
     assert everything(lab) == before
 
 
+@pytest.mark.battery("P4")
 def test_names_are_any_bytes() -> None:
     for raw in (b"\xff\xfe", "ü".encode(), b"a b\n"):
         assert os.fsencode(entries.from_text(to_text(raw))) == raw
 
 
+@pytest.mark.battery("P5")
 @pytest.mark.parametrize("dies_at", ["import.recorded", "import.unpacked"])
 def test_a_hub_killed_while_taking_one_in_leaves_nothing(
     tmp_path: Path, exported: bytes, dies_at: str

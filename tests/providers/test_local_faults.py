@@ -46,6 +46,7 @@ def again(lab: Lab) -> None:
     assert lab.run(lab.provider.leaks(NONE)) == []
 
 
+@pytest.mark.battery("S21")
 @pytest.mark.parametrize("dies_at", IN_ENSURE)
 def test_a_hub_killed_while_making_a_box(own_lab: Lab, dies_at: str) -> None:
     own_lab.box()  # so that there are a zygote and a spare already
@@ -82,6 +83,7 @@ def test_a_hub_killed_while_destroying_a_box(own_lab: Lab, dies_at: str) -> None
     again(own_lab)
 
 
+@pytest.mark.battery("S21")
 @pytest.mark.parametrize("dies_at", IN_BUILDER)
 def test_a_builder_killed_while_making_a_box(
     own_lab: Lab, dies_at: str, monkeypatch: pytest.MonkeyPatch
@@ -108,6 +110,7 @@ def test_a_zygote_killed_just_before_a_box_breathes(own_lab: Lab, monkeypatch: p
     again(own_lab)
 
 
+@pytest.mark.battery("S21")
 def test_a_zygote_killed_at_any_moment_among_many_births(own_lab: Lab) -> None:
     async def births() -> set[str]:
         async def one(number: int) -> str:

@@ -43,6 +43,7 @@ print(json.dumps([written, why]))
 """
 
 
+@pytest.mark.battery("S12")
 def test_processes_are_limited_and_a_fork_bomb_stays_at_home(lab: Lab) -> None:
     bomb, other = lab.small_box(pids=64), lab.small_box(pids=256)
     for key, least, most in ((bomb.key, 40, 64), (other.key, 200, 256)):
@@ -57,6 +58,7 @@ def test_processes_are_limited_and_a_fork_bomb_stays_at_home(lab: Lab) -> None:
     lab.run(lab.provider.destroy(other.key))
 
 
+@pytest.mark.battery("S13", "S18")
 @pytest.mark.root
 def test_memory_is_limited_and_the_neighbour_goes_on(lab: Lab) -> None:
     hog, other = lab.small_box(memory_bytes=128 * MIB), lab.small_box(memory_bytes=512 * MIB)
@@ -71,6 +73,7 @@ def test_memory_is_limited_and_the_neighbour_goes_on(lab: Lab) -> None:
         lab.sh(hog.key, f"rm {path}")
 
 
+@pytest.mark.battery("S14")
 @pytest.mark.root
 def test_processors_are_limited(lab: Lab) -> None:
     slow = lab.small_box(cpus=0.2)
@@ -83,6 +86,7 @@ def test_processors_are_limited(lab: Lab) -> None:
     assert 0.05 < used < 1.3  # 0.6 s of 3 are its share, and a period may be overdrawn
 
 
+@pytest.mark.battery("S16")
 @pytest.mark.root
 def test_disk_is_limited_and_the_neighbour_goes_on(lab: Lab) -> None:
     caps = lab.run(lab.provider.caps())
@@ -123,6 +127,7 @@ def test_no_limit_means_none(lab: Lab) -> None:
     assert json.loads(done.stdout) == [700, "enough"]
 
 
+@pytest.mark.battery("S17")
 def test_open_files_are_limited(lab: Lab) -> None:
     one = lab.box()
     code = "import os, resource, json; print(json.dumps(resource.getrlimit(resource.RLIMIT_NOFILE)))"
@@ -130,6 +135,7 @@ def test_open_files_are_limited(lab: Lab) -> None:
     assert soft == hard <= 65536
 
 
+@pytest.mark.battery("S20")
 def test_everything_of_a_destroyed_box_is_dead_also_what_hid_away(lab: Lab) -> None:
     one = lab.box()
     lab.sh(one.key, "cat > /root/hide.py <<'E'\n" + HIDES + "\nE\npython3 /root/hide.py && sleep 0.1")

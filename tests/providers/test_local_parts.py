@@ -49,6 +49,7 @@ def judge(machine: str, number: int, *args: int, arch: int | None = None) -> str
             at += yes if hit else no
 
 
+@pytest.mark.battery("S4", "S22")
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_the_filter_judges_every_call_it_names(machine: str) -> None:
     column = NUMBERS[machine][1]
@@ -101,6 +102,7 @@ def test_an_unknown_machine_is_refused_rather_than_left_open() -> None:
         seccomp.assemble(walls.rules(), "sparc")
 
 
+@pytest.mark.battery("S10", "P1")
 def test_a_tree_of_any_depth_is_removed_and_no_link_is_followed(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -132,6 +134,7 @@ def test_a_tree_of_any_depth_is_removed_and_no_link_is_followed(tmp_path: Path) 
     assert (outside / "kept").exists() and not (tmp_path / "l").is_symlink()
 
 
+@pytest.mark.battery("S11", "P1")
 def test_a_layer_is_applied_without_following_or_keeping_anything_dangerous(tmp_path: Path) -> None:
     upper, target, outside = tmp_path / "upper", tmp_path / "target", tmp_path / "outside"
     for folder in (upper / "dir", target / "dir", target / "gone", outside, upper / "was-link"):

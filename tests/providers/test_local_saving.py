@@ -55,6 +55,7 @@ def victim(lab: Lab) -> None:
     lab.sh(KEY, "echo mine > /root/mark")
 
 
+@pytest.mark.battery("P5")
 @pytest.mark.parametrize("dies_at", IN_SNAPSHOT)
 def test_a_hub_killed_while_saving_a_box(own_lab: Lab, dies_at: str) -> None:
     victim(own_lab)
@@ -175,6 +176,7 @@ echo kept > /root/hostname; echo kept > /root/lib/thopter/kept
 """
 
 
+@pytest.mark.battery("S11", "P2")
 @pytest.mark.parametrize("pool", ["auto", "plain"])
 def test_links_that_a_box_put_in_the_way_are_not_followed(tmp_path: Path, pool: str) -> None:
     lab = Lab(tmp_path, settings(pool=pool))
@@ -190,6 +192,7 @@ def test_links_that_a_box_put_in_the_way_are_not_followed(tmp_path: Path, pool: 
         lab.end()
 
 
+@pytest.mark.battery("P1")
 def test_a_very_deep_tree_is_copied(tmp_path: Path) -> None:
     lab = Lab(tmp_path, settings(pool="plain"))
     try:
@@ -204,6 +207,7 @@ def test_a_very_deep_tree_is_copied(tmp_path: Path) -> None:
         lab.end()
 
 
+@pytest.mark.battery("P5")
 @pytest.mark.parametrize("pool", ["auto", "plain"])
 def test_a_snapshot_of_a_busy_box_is_one_instant(tmp_path: Path, pool: str) -> None:
     """A program writes first here, then there; no snapshot has the second without the first."""

@@ -19,6 +19,7 @@ FILES = (
 )
 
 
+@pytest.mark.battery("S2", "S4", "S5", "S6", "S7", "S8")
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.timeout(600)
@@ -28,6 +29,7 @@ def test_as_an_ordinary_user(file: str) -> None:
     as_user(user, str(HERE / file))
 
 
+@pytest.mark.battery("S1")
 def test_root_never_falls_back_to_anything_weaker() -> None:
     assert [m.isolation for m in modes.choices(0, 0, "auto")] == [Isolation.NAMESPACES_IDMAPPED]
     for asked in ("namespaces-user", "bubblewrap", "none"):

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from local_lab import Lab, outside
 
+from battery_plugin import Count
 from thopter.kit.linux import caps
 from thopter.model.nouns import Isolation
 from thopter.model.sockets import BoxHandle
@@ -85,12 +86,15 @@ def two(lab: Lab) -> BoxHandle:
     return lab.box()
 
 
-def test_nothing_of_the_kernel_can_be_opened_for_writing(lab: Lab, one: BoxHandle) -> None:
+@pytest.mark.battery("S2")
+def test_nothing_of_the_kernel_can_be_opened_for_writing(lab: Lab, one: BoxHandle, battery: Count) -> None:
     seen, writable = lab.py(one.key, CAN_WRITE + WRITE_EVERYTHING)
+    battery.tried(seen - 1, seen - len(writable), controls=1)
     assert seen > 500
     assert writable == ["/tmp/control"]
 
 
+@pytest.mark.battery("S1")
 @pytest.mark.root
 def test_root_of_a_box_is_not_root_of_the_machine(lab: Lab, one: BoxHandle) -> None:
     lab.sh(one.key, "setsid sleep 1000 > /dev/null 2>&1 &")
@@ -105,12 +109,14 @@ def test_root_of_a_box_is_not_root_of_the_machine(lab: Lab, one: BoxHandle) -> N
     assert lab.py(one.key, writes) is False
 
 
+@pytest.mark.battery("S23")
 @pytest.mark.root
 def test_each_box_has_ids_of_its_own(lab: Lab, one: BoxHandle, two: BoxHandle) -> None:
     first, second = (int(lab.sh(b.key, "cat /proc/self/uid_map").split()[1]) for b in (one, two))
     assert abs(first - second) >= 65536
 
 
+@pytest.mark.battery("S4")
 def test_a_box_keeps_few_capabilities_and_can_gain_none(lab: Lab, one: BoxHandle) -> None:
     status = lab.sh(one.key, "cat /proc/self/status")
     fields = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)
@@ -121,17 +127,20 @@ def test_a_box_keeps_few_capabilities_and_can_gain_none(lab: Lab, one: BoxHandle
     assert int(fields["CapAmb"], 16) == int(fields["CapInh"], 16) == 0
 
 
+@pytest.mark.battery("S4")
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="numbers of x86_64")
-def test_dangerous_system_calls_are_refused(lab: Lab, one: BoxHandle) -> None:
+def test_dangerous_system_calls_are_refused(lab: Lab, one: BoxHandle, battery: Count) -> None:
     inside, control = lab.py(one.key, SYSCALLS), outside(SYSCALLS)
     allowed = {name for name, result in inside.items() if result not in ("EPERM", "ENOSYS")}
     assert allowed == set()
     # The same calls with the same nonsense arguments get past the door outside.
     reached = {name for name, result in control.items() if result not in ("EPERM", "ENOSYS")}
+    battery.tried(len(inside), len(inside) - len(allowed), controls=len(reached))
     assert len(reached) > (25 if os.geteuid() == 0 else 10), control
 
 
-def test_odd_sockets_are_refused_and_usual_ones_work(lab: Lab, one: BoxHandle) -> None:
+@pytest.mark.battery("S4", "E3")
+def test_odd_sockets_are_refused_and_usual_ones_work(lab: Lab, one: BoxHandle, battery: Count) -> None:
     probe = """
     import errno, json, socket
     def tries(*a):
@@ -143,14 +152,16 @@ def test_odd_sockets_are_refused_and_usual_ones_work(lab: Lab, one: BoxHandle) -
     odd = {f: tries(f, 2) for f in (3, 4, 5, 9, 15, 17, 21, 29, 31, 38, 40, 44)}
     odd["sctp"], odd["mptcp"], odd["raw"] = tries(2, 1, 132), tries(2, 1, 262), tries(2, 3, 1)
     odd["netfilter"], odd["audit"] = tries(16, 3, 12), tries(16, 3, 9)
-    print(json.dumps([usual, sorted(set(odd.values()))]))
+    print(json.dumps([usual, sorted(odd.values())]))
     """
     usual, odd = lab.py(one.key, probe)
+    battery.tried(len(odd), len(odd) - odd.count("ok"), controls=usual.count("ok"))
     assert usual == ["ok"] * 7
     assert "ok" not in odd, odd
 
 
-def test_nothing_can_be_typed_into_a_terminal_from_inside(lab: Lab, one: BoxHandle) -> None:
+@pytest.mark.battery("S3")
+def test_nothing_can_be_typed_into_a_terminal_from_inside(lab: Lab, one: BoxHandle, battery: Count) -> None:
     probe = """
     import errno, fcntl, json, os, struct, termios
     main, sub = os.openpty()
@@ -163,10 +174,13 @@ def test_nothing_can_be_typed_into_a_terminal_from_inside(lab: Lab, one: BoxHand
     print(json.dumps([size, tries(sub, termios.TIOCSTI, b"x"), tries(sub, 0x541C, b"\\3"),
                       tries(sub, 0x5423, struct.pack("i", 2))]))
     """
-    assert lab.py(one.key, probe) == ["ok", "EPERM", "EPERM", "EPERM"]
+    got = lab.py(one.key, probe)
+    battery.tried(3, got.count("EPERM"), controls=got.count("ok"))
+    assert got == ["ok", "EPERM", "EPERM", "EPERM"]
 
 
-def test_no_socket_of_the_machine_can_be_reached(lab: Lab, one: BoxHandle, tmp_path: Path) -> None:
+@pytest.mark.battery("S5")
+def test_no_socket_of_the_machine_can_be_reached(lab: Lab, one: BoxHandle, battery: Count) -> None:
     name = "thopter-canary-" + secrets.token_hex(6)
     with contextlib.ExitStack() as stack:
         path = stack.enter_context(_listening(f"/tmp/{name}.sock"))
@@ -188,10 +202,12 @@ def test_no_socket_of_the_machine_can_be_reached(lab: Lab, one: BoxHandle, tmp_p
         found = [w for w in {targets!r} if tries(1, w)]
         print(json.dumps([control, found, tries(2, ("127.0.0.1", {tcp.getsockname()[1]}))]))
         """
-        assert lab.py(one.key, probe) == [[True, True], [], False]
+        control, found, by_net = lab.py(one.key, probe)
         for where in (path, abstract):
             with socket.socket(socket.AF_UNIX) as s:
                 s.connect(where)  # the control: they are there
+        battery.tried(6, 6 - len(found) - by_net, controls=4, canary=len(found) + by_net)
+        assert [control, found, by_net] == [[True, True], [], False]
 
 
 @contextlib.contextmanager
@@ -206,6 +222,7 @@ def _listening(where: str) -> Iterator[str]:
                 os.unlink(where)
 
 
+@pytest.mark.battery("S6")
 def test_a_box_sees_its_own_processes_only(lab: Lab, one: BoxHandle) -> None:
     probe = f"""
     import json, os
@@ -223,6 +240,7 @@ def test_a_box_sees_its_own_processes_only(lab: Lab, one: BoxHandle) -> None:
     assert (sees_itself, can_signal_itself, can_signal_us) == (True, True, False)
 
 
+@pytest.mark.battery("S4", "S6")
 @pytest.mark.root  # an ordinary user's box must stay enterable from outside, so it is dumpable
 def test_boxd_is_out_of_reach_of_a_debugger_though_debuggers_work(lab: Lab, one: BoxHandle) -> None:
     if one.isolation not in modes.OURS:
@@ -249,8 +267,9 @@ def test_boxd_is_out_of_reach_of_a_debugger_though_debuggers_work(lab: Lab, one:
     assert lab.py(one.key, probe) == ["ok", "EPERM", "EPERM", True, False, False, False]
 
 
+@pytest.mark.battery("S7")
 def test_no_secret_of_the_machine_is_readable(
-    lab: Lab, one: BoxHandle, two: BoxHandle, tmp_path: Path
+    lab: Lab, one: BoxHandle, two: BoxHandle, tmp_path: Path, battery: Count
 ) -> None:
     canary = "canary-" + secrets.token_hex(16)
     home = Path.home() if os.access(Path.home(), os.W_OK) else tmp_path
@@ -267,6 +286,9 @@ def test_no_secret_of_the_machine_is_readable(
         everywhere = f"grep -rlsI {canary} / --exclude-dir=proc --exclude-dir=sys --exclude-dir=usr"
         by_name = f"cat {' '.join(map(str, [*planted, neighbour]))} 2>/dev/null"
         found = lab.exec(one.key, "sh", "-c", f"{everywhere}; {by_name}")
+        hits = [word for word in found.stdout.decode().split() if word != "/var/tmp/own"]
+        tried = len(planted) + 5
+        battery.tried(tried, tried - len(hits), controls=1, canary=len(hits))
         assert found.stdout.decode().split() == ["/var/tmp/own"]
     finally:
         lab.sh(one.key, "rm -f /var/tmp/own")
@@ -274,6 +296,7 @@ def test_no_secret_of_the_machine_is_readable(
             path.unlink(missing_ok=True)
 
 
+@pytest.mark.battery("S7")
 def test_what_not_everybody_may_read_is_not_in_the_usr_of_a_box(lab: Lab, one: BoxHandle) -> None:
     hidden = ["/usr/" + path for path in mask.hidden()]
     assert hidden or not os.path.exists("/usr/local/etc")
@@ -287,6 +310,7 @@ def test_what_not_everybody_may_read_is_not_in_the_usr_of_a_box(lab: Lab, one: B
     assert lab.sh(one.key, "ls /home /media /mnt /srv").split() == ["/home:", "/media:", "/mnt:", "/srv:"]
 
 
+@pytest.mark.battery("S8")
 def test_a_process_of_a_box_starts_with_three_descriptors(lab: Lab, one: BoxHandle) -> None:
     probe = """
     import json, os
@@ -301,6 +325,7 @@ def test_a_process_of_a_box_starts_with_three_descriptors(lab: Lab, one: BoxHand
     assert lab.py(one.key, probe) == [0, 1, 2]
 
 
+@pytest.mark.battery("S8")
 @pytest.mark.root
 def test_the_first_process_of_a_box_holds_nothing_of_the_machine_but_one_socket(
     lab: Lab, one: BoxHandle
@@ -324,6 +349,7 @@ def test_a_box_does_not_learn_where_it_is(lab: Lab, one: BoxHandle) -> None:
         assert secret not in said
 
 
+@pytest.mark.battery("S23")
 def test_boxes_do_not_reach_one_another(lab: Lab, one: BoxHandle, two: BoxHandle) -> None:
     dial = """
     import json, socket
@@ -339,6 +365,7 @@ def test_boxes_do_not_reach_one_another(lab: Lab, one: BoxHandle, two: BoxHandle
     assert lab.py(two.key, dial) is False
 
 
+@pytest.mark.battery("S25")
 def test_name_clock_and_limits_of_the_machine_stay_as_they_are(lab: Lab, one: BoxHandle) -> None:
     probe = """
     import json, os, resource, socket, time

@@ -25,6 +25,7 @@ SUITE, WALLS, THIS = (str(HERE / f"test_local_{name}.py") for name in ("conforma
 _SHORT = "a_new_box_is or destroyed_box_leaves or object_finds or gateways_listen or secret or usr or truth"
 
 
+@pytest.mark.battery("S2", "S4", "S5", "S6", "S7", "S8")
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.timeout(600)
@@ -52,6 +53,7 @@ def test_a_hub_killed_at_any_step_of_such_a_box_leaves_nothing(way: str) -> None
     assert "8 passed" in as_user(54_336 + len(way), *faults, way=way)
 
 
+@pytest.mark.battery("S2", "S4", "S5", "S6", "S7", "S8")
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.timeout(600)
@@ -166,6 +168,7 @@ def test_nothing_of_a_box_without_isolation_outlives_it_also_what_hid_away(lab: 
     assert not Path(box.places.home).exists()
 
 
+@pytest.mark.battery("S1")
 def test_docker_of_the_hosts_root_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for options, good in (('["name=seccomp,profile=builtin"]', False), ('["name=userns"]', True)):
         tool = tmp_path / "docker"
@@ -179,6 +182,7 @@ def test_docker_of_the_hosts_root_is_refused(tmp_path: Path, monkeypatch: pytest
                 engines.find()
 
 
+@pytest.mark.battery("S1")
 def test_root_is_refused_what_would_make_boxes_of_the_hosts_root(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("of root only")

@@ -215,6 +215,7 @@ def _forger(folder: Path) -> Iterator[Db]:
         db.close()
 
 
+@pytest.mark.battery("X6")
 @pytest.mark.parametrize("tamper", _TAMPERED, ids=lambda f: f.__name__.strip("_"))
 def test_whatever_is_done_to_the_table_is_found_by_us_and_by_a_stranger(
     use: Use, tmp_path: Path, tamper: Callable[[Db], None]
