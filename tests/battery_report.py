@@ -20,7 +20,7 @@ GROUPS = {
     "S": "escape from a box, and its resources", "E": "egress", "G": "git", "H": "the hub's doors",
     "P": "files and snapshots", "X": "terminal, HTML, logs",
 }  # fmt: skip
-KINDS = ("thopter", "bwrap", "srt")
+KINDS = ("nothing", "thopter", "bwrap", "srt")
 
 
 class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -203,15 +203,12 @@ def _comparison(results: dict[str, Outcome]) -> list[str]:
     out = [_COMPARED]
     if not cells:
         return [*out, "Not run here.\n"]
-    out += ["| probe | " + " | ".join(KINDS) + " |", "|---|---|---|---|"]
+    out += ["| probe | " + " | ".join(KINDS) + " |", "|---|---|---|---|---|"]
     for probe, kinds in cells.items():
         out.append(f"| {probe} | " + " | ".join(_cell(kinds.get(k)) for k in KINDS) + " |")
-    sums = []
-    for kind in KINDS:
-        told = [kinds[kind] for kinds in cells.values() if isinstance(kinds.get(kind), list)]
-        sums.append(_cell([sum(t[0] for t in told), sum(t[1] for t in told)]) if told else "–")
-    out += ["| **all** | " + " | ".join(sums) + " |", ""]
-    return [*out, *(f"No column for {kind}: {reason}.\n" for kind, reason in reasons.items())]
+    whole = [sum(kinds.get(kind, [1])[0] == 0 for kinds in cells.values()) for kind in KINDS]
+    out += [f"| **probes refused whole, of {len(cells)}** | " + " | ".join(map(str, whole)) + " |", ""]
+    return [*out, *(f"No column for {kind}: {reason}.\n" for kind, reason in reasons.items()), _COUNTED]
 
 
 def _cell(told: list[int] | None) -> str:
@@ -253,6 +250,11 @@ machine's root bound read-only and a folder to work in, as many use it; and in n
 `@anthropic-ai/sandbox-runtime` with an empty list of domains and writing allowed in that folder only. Each
 cell: how many ways were let through, of how many tried; 0 is good. The other two do not claim to refuse all
 of this: the table says what they *leave open as they come*, not that a promise was broken.
+"""
+_COUNTED = """Of files of the kernel each kind sees its own number. Limits are those a box was asked to have: 200
+processes, 200 MiB, 32 MiB; the others have none to ask for. As an ordinary user without control groups of
+its own a box has the first of the three only, which `thopter doctor` says too. In sandbox-runtime and
+bubblewrap the machine's files can be read, as that is how they are meant to be used.
 """
 _GUARDED = """## Every guard has a test that is red without it
 
