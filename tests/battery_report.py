@@ -251,10 +251,10 @@ machine's root bound read-only and a folder to work in, as many use it; and in n
 cell: how many ways were let through, of how many tried; 0 is good. The other two do not claim to refuse all
 of this: the table says what they *leave open as they come*, not that a promise was broken.
 """
-_COUNTED = """Of files of the kernel each kind sees its own number. Limits are those a box was
-asked to have: 200 processes, 200 MiB, 32 MiB; the others have none to ask for. As an ordinary user without control groups of
-its own a box has the first of the three only, which `thopter doctor` says too. In sandbox-runtime and
-bubblewrap the machine's files can be read, as that is how they are meant to be used.
+_COUNTED = """Of files of the kernel each kind sees its own number. Limits are those that a box was
+asked to have: 200 processes, 200 MiB, 32 MiB; the others have none to ask for. As an ordinary user without
+control groups of its own a box has the first of the three only, as `thopter doctor` says too. In
+sandbox-runtime and bubblewrap the machine's files can be read: that is how they are meant to be used.
 """
 _GUARDED = """## Every guard has a test that is red without it
 
