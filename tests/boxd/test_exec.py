@@ -54,6 +54,17 @@ def test_env_is_exactly_what_was_asked_or_the_boxs_own(boxd: BoxdProcess) -> Non
     assert b"PYTHONPATH" not in mine
 
 
+def test_more_variables_go_over_the_boxs_own_and_bad_ones_are_refused(boxd: BoxdProcess) -> None:
+    async def go(more: dict[str, str]) -> bytes:
+        async with boxd.link() as link, link.open_exec(["/usr/bin/env", "-0"], more_env=more) as stream:
+            return b"".join([data async for number, data in stream if number == wire.STDOUT])
+
+    said = run(go({"COLOUR": "red\nand blue", "LANG": "C"})).split(b"\0")
+    assert {b"COLOUR=red\nand blue", b"LANG=C", b"THOPTER_NAME=test-box"} <= set(said)
+    with pytest.raises(BadInput, match="more_env"):
+        run(go({"A=B": "x"}))
+
+
 def test_stdin_of_any_size_reaches_the_command_and_ends(boxd: BoxdProcess) -> None:
     content = os.urandom(3 << 20)
     (result,) = exec_all(boxd, ["cat"], stdin=content)

@@ -95,6 +95,8 @@ def test_variables_are_in_login_shells_and_in_the_agents_environment(two: Lab):
     told = "env -i /bin/sh -c '. /root/.thopter/env; echo $THOPTER_NAME $COLOUR'"
     assert sh(two, told).stdout == f"duo {CANARY}\n"
     assert sh(two, told.replace("-i", "-i THOPTER_NAME=fork")).stdout == f"fork {CANARY}\n"
+    plain = two.run("exec", "duo", "--", "/usr/bin/printenv", "COLOUR", "QUOTE", "THOPTER_NAME").stdout
+    assert plain == f"{CANARY}\nit's $HOME\nduo\n", "without a shell, too"
     agent = sh(two, "tr '\\0' '\\n' < /proc/$(pgrep -o claude)/environ").stdout
     assert f"COLOUR={CANARY}" in agent.splitlines()
     assert CANARY not in two.run("env", "list").stdout and CANARY[:4] + "..." in two.run("env", "list").stdout

@@ -20,6 +20,7 @@ SCENARIO = Scenario(
     script=(Script(name="secret", turns=(Turn(tools=(_WORK,)), Turn(say="The word is walnut."))),)
 )
 WAKE = ("revive", "gateways", "agent")
+RESTART = ("end", "agent")
 FORK = ("snapshot", "box1", "agent1", "drop")
 REWIND = ("save", "remove", "restore", "agent")
 
@@ -68,6 +69,14 @@ def test_waking_survives_kill_9_of_the_hub(house: Lab, step: str) -> None:
     _dies_at(house, f"flow.{step}.after", "resume", "cat")
     _whole(house, "cat")
     assert house.leaks() == []
+
+
+@pytest.mark.parametrize("step", RESTART)
+def test_restarting_an_agent_survives_kill_9_of_the_hub(house: Lab, step: str) -> None:
+    before = house.json("status", "cat")["session"]
+    _dies_at(house, f"flow.{step}.after", "restart", "cat")
+    _whole(house, "cat")
+    assert house.json("status", "cat")["session"] == before, "with its conversation"
 
 
 @pytest.mark.parametrize("step", ("halt",))

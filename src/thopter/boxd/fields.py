@@ -115,17 +115,22 @@ def argv(request: Request) -> List[bytes]:
 
 
 def environment(request: Request, default: Dict[bytes, bytes]) -> Dict[bytes, bytes]:
-    """``env``: exactly those variables; null or missing means the box's default."""
+    """``env``: exactly those variables; null or missing means the box's default with ``more_env``."""
     value = request.get("env")
-    if value is None:
-        return default
+    if value is not None:
+        return _variables(value, "env")
+    more = request.get("more_env")
+    return default if more is None else {**default, **_variables(more, "more_env")}
+
+
+def _variables(value: Any, field: str) -> Dict[bytes, bytes]:
     if not isinstance(value, dict):
-        raise bad("env must be an object of texts, or null")
+        raise bad(f"{field} must be an object of texts, or null")
     env: Dict[bytes, bytes] = {}
     for key, text in value.items():
         if not isinstance(text, str) or not key or "=" in key or "\0" in key or "\0" in text:
-            raise bad("env must be an object of texts without NUL; names are not empty and hold no '='")
-        env[_encoded(key, "env")] = _encoded(text, "env")
+            raise bad(f"{field} must be an object of texts without NUL; names are not empty and hold no '='")
+        env[_encoded(key, field)] = _encoded(text, field)
     return env
 
 

@@ -21,7 +21,7 @@ _FILE_MAX = 1 << 20
 
 @click.group()
 def env() -> None:
-    """Variables for new boxes: the agent's environment and login shells.
+    """Variables for new boxes: for the agent, login shells and 'thopter exec'.
 
     Everything in a box can read them, and an agent may print them. What must stay out of boxes goes
     into 'thopter setup' (the model credential) or 'thopter secrets'.

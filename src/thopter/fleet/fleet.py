@@ -343,12 +343,14 @@ class Fleet:
         pty: tuple[int, int] | None,
         stdin: bool,
     ) -> AsyncIterator[ExecStream]:
-        """Run ``argv`` in the box, in the run's folder unless ``cwd`` says otherwise."""
+        """Run ``argv`` in the box, in the run's folder unless ``cwd`` says otherwise; without an ``env``
+        of its own with the operator's variables, as login shells and the agent have them."""
         live, run = await self._live(name)
         link = await live.link()
         where = cwd or run.cwd or places_of(live.box).work
         await self._hands.command(live.box, run, argv, env, where, pty is not None)
-        opened = link.open_exec(list(argv), env=env, cwd=where, pty=pty, stdin=stdin)
+        more = live.ctx.settings.get("env") if live.ctx is not None else None
+        opened = link.open_exec(list(argv), env=env, cwd=where, pty=pty, stdin=stdin, more_env=more)
         with live.person(pty is not None):
             async with opened as session:
                 yield session

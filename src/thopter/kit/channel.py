@@ -94,14 +94,17 @@ class BoxLink:
         stdin: bool = True,
         merge: bool = False,
         timeout: float | None = None,
+        more_env: Mapping[str, str] | None = None,
     ) -> AsyncIterator[ExecStream]:
         """Start a command; it is killed when the block is left before its end.
 
         ``argv`` is given exactly; stray bytes as surrogate escapes. ``env`` None means the box's
-        default, otherwise exactly those. ``pty`` is (rows, cols). ``timeout`` (s) kills it.
+        default and ``more_env``, otherwise exactly those. ``pty`` is (rows, cols). ``timeout`` (s) kills it.
         """
         request: dict[str, Any] = {"op": "exec", "argv": list(argv), "stdin": stdin, "merge": merge}
         request["env"] = None if env is None else dict(env)
+        if more_env:
+            request["more_env"] = dict(more_env)
         if cwd:
             request["cwd"] = cwd
         if pty is not None:

@@ -283,8 +283,9 @@ class PtySize(Struct, frozen=True, kw_only=True):
 
 
 class ExecRequest(Struct, kw_only=True):
-    """First message of ``WS /v1/thopters/{name}/exec``. ``env`` null: the box's default one;
-    ``cwd`` empty: the box's work folder; ``stdin`` false: the command reads an empty stdin."""
+    """First message of ``WS /v1/thopters/{name}/exec``. ``env`` null: the box's default one
+    and the operator's variables; ``cwd`` empty: the box's work folder; ``stdin`` false: the command reads an
+    empty stdin."""
 
     argv: Annotated[list[str], Meta(min_length=1)]
     env: dict[str, str] | None = None
