@@ -102,9 +102,7 @@ class BoxLink:
         default and ``more_env``, otherwise exactly those. ``pty`` is (rows, cols). ``timeout`` (s) kills it.
         """
         request: dict[str, Any] = {"op": "exec", "argv": list(argv), "stdin": stdin, "merge": merge}
-        request["env"] = None if env is None else dict(env)
-        if more_env:
-            request["more_env"] = dict(more_env)
+        request |= {"env": None if env is None else dict(env), "more_env": dict(more_env or {})}
         if cwd:
             request["cwd"] = cwd
         if pty is not None:
