@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from gateway_support import Ask, Home, ask, in_loop, listener, plain, port_of, request
+from gateway_support import Ask, Home, ask, eventually, in_loop, listener, plain, port_of, request
 from model_rig import BOX_HEADERS, rig
 
 OK = plain(b'{"type":"message"}')
@@ -111,8 +111,11 @@ async def test_an_overloaded_endpoint_without_a_time_is_given_a_moment(place: Ho
 async def test_a_refusal_that_names_no_time_binds_nobody_else(place: Home) -> None:
     endpoint = Endpoint(0.5, "429 Too Many Requests")
     async with rig(place, endpoint) as r:
-        assert [(await r.call()).status for _ in range(3)] == [429] * 3
-        assert len(endpoint.refused) == 3
+        first = await r.call()
+        replies = await asyncio.gather(*(r.call() for _ in range(5)))
+        assert [a.status for a in (first, *replies)] == [429] * 6 and len(endpoint.refused) == 6
+        records = (await r.client.log(0))["records"]
+        assert not [x for x in records if "parked" in str(x.get("error", ""))]
 
 
 @in_loop
@@ -126,4 +129,25 @@ async def test_whoever_leaves_while_it_waits_or_looks_holds_up_nobody(place: Hom
             await writer.drain()
             await asyncio.sleep(0.02)
             writer.transport.abort()
+        assert (await asyncio.wait_for(r.call(), 30)).status == 200
+
+
+@in_loop
+async def test_one_that_looks_and_goes_away_is_followed_by_another_at_once(place: Home) -> None:
+    async def answer(got: Ask, writer: asyncio.StreamWriter) -> None:
+        if len(r.up.asks) == 1:
+            body = b'{"type":"error"}'
+            await plain(body, "429 Too Many Requests", "retry-after: 1")(got, writer)
+        elif len(r.up.asks) == 2:
+            await got.until_gone()
+        else:
+            await OK(got, writer)
+
+    async with rig(place, answer) as r:
+        await r.call()
+        await asyncio.sleep(1.1)
+        _reader, writer = await asyncio.open_connection("127.0.0.1", r.port)
+        writer.write(request("POST", "/v1/messages", b"{}", BOX_HEADERS))
+        await eventually(lambda: len(r.up.asks) == 2)
+        writer.transport.abort()
         assert (await asyncio.wait_for(r.call(), 30)).status == 200

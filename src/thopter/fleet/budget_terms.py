@@ -41,8 +41,13 @@ def account_of(box: str) -> str:
 async def terms_of(deps: Deps, box: Box, run: Run) -> Terms:
     """As things are now."""
     policy = policy_name(deps, box, run)
-    given = deps.policies.info(policy).policy.get("budgets") or {}
-    return terms(box, run, policy, given, await deps.store.budgets.get(box.id), deps.settings, deps.owner)
+    said = await deps.store.budgets.get(box.id)
+    return terms(box, run, policy, budgets_of(deps, policy), said, deps.settings, deps.owner)
+
+
+def budgets_of(deps: Deps, policy: str) -> Mapping[str, float]:
+    """What a policy says of budgets."""
+    return deps.policies.info(policy).policy.get("budgets") or {}
 
 
 def policy_name(deps: Deps, box: Box, run: Run | None) -> str:

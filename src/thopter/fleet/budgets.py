@@ -11,7 +11,16 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from thopter.fleet.budget_terms import KINDS, account_of, people, terms_of, units
+from thopter.fleet.budget_terms import (
+    KINDS,
+    account_of,
+    budgets_of,
+    people,
+    policy_name,
+    terms_of,
+    units,
+)
+from thopter.fleet.budget_terms import terms as put_together
 from thopter.fleet.delivery import event_of
 from thopter.fleet.deps import Deps, request_mark
 from thopter.fleet.live import LiveBox
@@ -29,6 +38,7 @@ from thopter.store.talk import Letter
 log = logging.getLogger(__name__)
 
 NEAR = 0.8
+RENEW_S = 2.0  # until a changed policy or setting is in force
 _WAIT_MS = 2_000
 _PAUSE_S = 1.0
 _UP = (BoxState.READY, BoxState.FROZEN)
@@ -39,6 +49,7 @@ class Budgets:
 
     def __init__(self, deps: Deps) -> None:
         self.deps = deps
+        self._next_renewal = 0.0
         self._sent: dict[str, Terms] = {}  # what the gateway was last told, by box; only saves calls
 
     # ------------------------------------------------------------------------------ watching
@@ -65,8 +76,19 @@ class Budgets:
                 yield live, live.run
 
     async def _renew(self) -> None:
+        """At most every :data:`RENEW_S`, however many calls end."""
+        if self.deps.clock.monotonic() < self._next_renewal:
+            return
+        self._next_renewal = self.deps.clock.monotonic() + RENEW_S
+        said, given = await self.deps.store.budgets.all(), {}
         for live, run in self._watched():
-            terms = await terms_of(self.deps, live.box, run)
+            policy = policy_name(self.deps, live.box, run)
+            if policy not in given:
+                given[policy] = budgets_of(self.deps, policy)
+            own = said.get(live.box.id) or Budget(box=live.box.id)
+            terms = put_together(
+                live.box, run, policy, given[policy], own, self.deps.settings, self.deps.owner
+            )
             if self._sent.get(live.box.id) != terms:
                 await self.deps.gateways.model_terms(live.box.id, terms)
                 self._sent[live.box.id] = terms

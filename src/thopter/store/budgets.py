@@ -43,6 +43,19 @@ class BudgetTable:
         own, added = codec.from_json(row[0], _AMOUNTS), codec.from_json(row[1], _AMOUNTS)
         return Budget(box=box, own=own, added=added, token=row[2])
 
+    def all(self) -> dict[str, Budget]:
+        """Those of every box for which something was said."""
+        rows = self._conn.rows("SELECT box, own, added, token FROM budgets")
+        return {
+            r[0]: Budget(
+                box=r[0],
+                own=codec.from_json(r[1], _AMOUNTS),
+                added=codec.from_json(r[2], _AMOUNTS),
+                token=r[3],
+            )
+            for r in rows
+        }
+
     def put(self, budget: Budget) -> None:
         """Record it."""
         self._conn.run(
@@ -68,6 +81,10 @@ class Budgets:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+
+    async def all(self) -> dict[str, Budget]:
+        """See :meth:`BudgetTable.all`."""
+        return await self._db.read(lambda c: BudgetTable(c).all())
 
     async def get(self, box: str) -> Budget:
         """See :meth:`BudgetTable.get`."""
