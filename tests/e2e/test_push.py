@@ -147,6 +147,26 @@ def test_a_hub_killed_anywhere_in_a_push_brings_it_upstream_exactly_once(hive: H
     assert hive.at() == hive.head()
 
 
+def test_the_box_fetches_what_is_new_upstream_when_a_person_asks_and_upstreams_absence_changes_nothing(
+    hive: Hive,
+) -> None:
+    seed, away = hive.lab.folder / "seed", Path(f"{hive.bare}.away")
+    hive.lab.git(seed, "commit", "-q", "--allow-empty", "-m", "news")
+    hive.lab.git(seed, "push", "-q", "--force", str(hive.bare), "HEAD:refs/heads/main")
+    news = hive.lab.git(seed, "rev-parse", "HEAD")
+    look = "git fetch -q; git rev-parse origin/main"
+    old = hive.box(look).stdout.strip()
+    hive.bare.rename(away)
+    try:
+        failed = hive.lab.run("refresh", "bee", check=False)
+        assert failed.returncode == 3 and str(hive.bare) in failed.stderr
+        assert hive.box(look).stdout.strip() == old != news
+    finally:
+        away.rename(hive.bare)
+    hive.lab.run("refresh", "bee")
+    assert hive.box(look).stdout.strip() == news
+
+
 def test_without_the_right_nothing_goes_by_itself_and_a_person_can(hive: Hive) -> None:
     hive.policy.write_text(hive.policy.read_text().replace('"upstream"', '"mirror"'))
     hive.lab.until("the policy is in force", lambda: hive.stands()["allowed"] is False)

@@ -150,15 +150,16 @@ async def test_a_merge_brings_what_the_source_changed_and_nothing_else(place: Ho
 @in_loop
 async def test_work_of_another_box_is_judged_by_the_rules_of_the_one_that_pushes_it(place: Home) -> None:
     async with git_rig(place) as r:
-        await r.attach("other", rights={"workflows": True, "secrets": "allow"})
+        await r.attach("other", rights={"secrets": "allow"})
         theirs = await r.clone(place.root / "theirs", "other")
-        write(theirs, ".github/workflows/x.yml")
+        write(theirs, "keys.txt", TOKEN)
         head = commit(theirs, "with a right that flag lacks")
         await agit("push", "-q", "origin", "HEAD:thopter/other", cwd=theirs)
         work = await r.clone(place.root / "work")
         await agit("fetch", "-q", str(theirs), "HEAD", cwd=work)
         await agit("reset", "-q", "--hard", "FETCH_HEAD", cwd=work)
-        assert "is protected" in await agit("push", "origin", "HEAD:thopter/flag", cwd=work, ok=False)
+        said = await agit("push", "origin", "HEAD:thopter/flag", cwd=work, ok=False)
+        assert "looks like a secret" in said
         assert r.refs()["refs/heads/thopter/other"] == head and OWN not in r.refs()
 
 
@@ -306,3 +307,10 @@ def test_the_pipe_of_a_pushs_hooks_is_closed_and_noise_in_it_is_no_report() -> N
         return len(os.listdir("/proc/self/fd")) - before
 
     assert asyncio.run(ten()) == 0
+
+
+def test_the_reference_names_every_protected_path_and_every_shape_of_a_secret() -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/policy.md").read_text("utf-8")
+    text = " ".join(page.partition("### Keys of git")[2].partition("\n#")[0].split())
+    assert [p for p in PROTECTED if f"`{p}`" not in text] == []
+    assert [name for name in shapes.SHAPES if name not in text] == []

@@ -21,3 +21,6 @@ class MemoryPushes:
 
     async def order(self, name: str, req: PushRequest) -> PushList:
         return await self.view(name)
+
+    async def refresh(self, name: str) -> PushList:
+        return await self.view(name)

@@ -63,6 +63,7 @@ class Lab:
         deps = Deps(
             paths=self.paths, settings=self.settings, clock=self.clock, store=self.store, engine=nothing,
             providers={}, agents={}, gateways=nothing, mirrors=nothing, policies=nothing,
+            upstreams=nothing,
             owner="me", identity=("me", "me@x"),
             postman=Postman(self.secrets, lambda: self.settings), credential_problem=lambda _: "",
         )  # fmt: skip

@@ -60,6 +60,7 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("diff", "work:diff", "Show the work as a diff."),
             ("pull", "work:pull", "Bring the work into your clone, as a branch of its own."),
             ("push", "push:push", "Bring its branch to where the repository came from."),
+            ("refresh", "refresh:refresh", "Let its box fetch what is new in its repositories."),
             ("done", "labels:done", "Declare the work of a thopter done, or not."),
         ),
     ),

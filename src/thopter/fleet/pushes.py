@@ -19,6 +19,7 @@ from thopter.fleet.deps import Deps
 from thopter.fleet.egress import route_of
 from thopter.fleet.furnish import chosen, repos_of
 from thopter.fleet.live import LiveBox
+from thopter.fleet.refresh import Refresher
 from thopter.kit import failpoint
 from thopter.model.api.pushes import PushList, PushRequest, PushView
 from thopter.model.errors import NotFound, Refused, ThopterError
@@ -51,12 +52,14 @@ class Pushes:
         self._busy: set[tuple[str, str]] = set()
         self._room = asyncio.Semaphore(_AT_ONCE)
         self._spawn: Spawn = lambda _name, _work: None
+        self._refresher = Refresher(deps, live)
 
     async def start(self, spawn: Spawn) -> None:
         """Begin to read the gateway's log and to empty the outbox, until the fleet stops."""
         self._spawn = spawn
         spawn("git gateway's log", self._follow())
         spawn("pushes upstream", self._work())
+        spawn("mirrors", self._refresher.watch())
 
     # ------------------------------------------------------------------------------ the log
 
@@ -283,6 +286,16 @@ class Pushes:
         """How a thopter's branches stand."""
         box = await self._deps.store.boxes.find(name)
         return PushList(pushes=await self.of_box(box, await self._deps.crew.run_of(box.id)))
+
+    async def refresh(self, name: str) -> PushList:
+        """Bring what is new upstream into the mirrors of a thopter."""
+        box = await self._deps.store.boxes.find(name)
+        run = await self._deps.crew.run_of(box.id)
+        if run is None or run.repo is None:
+            raise Refused(f"{box.name} has no repository", hint="start it with --repo")
+        for ref in repos_of(run):
+            await self._refresher.now(ref)
+        return PushList(pushes=await self.of_box(box, run))
 
     async def of_box(self, box: Box, run: Run | None) -> list[PushView]:
         """The same of a box that is at hand."""

@@ -41,6 +41,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("run.checkouts", "", "Further repositories of every thopter: REPO[:BRANCH], spaces between."),
     Setting("owner", "", "Who owns new thopters; empty means git's user.name, else the login."),
     Setting("git.email", "", "The address of commits made in boxes; empty means git's user.email."),
+    Setting(
+        "git.refresh_minutes", 15,
+        "How often mirrors that boxes use are refreshed from their repositories; 0 means never.",
+    ),
     Setting("provider", "local", "Where boxes are made.", ("local",)),
     Setting("agents.default", "claude", "The agent used when none is named.", ("claude",)),
     Setting("agents.claude.version", "2.1.329", "Claude Code version put into the golden box."),

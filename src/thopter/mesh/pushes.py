@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from thopter.mesh.client import HubClient
+from thopter.model.api import Nothing
 from thopter.model.api.pushes import PushList, PushRequest
 
 
@@ -14,3 +15,8 @@ def view(hub: HubClient, name: str) -> PushList:
 def order(hub: HubClient, name: str, request: PushRequest) -> PushList:
     """Bring a branch upstream; durable when this returns."""
     return hub._post(hub._of(name, "pushes"), request, PushList)
+
+
+def refresh(hub: HubClient, name: str) -> PushList:
+    """Bring what is new upstream into the mirrors of a thopter."""
+    return hub._post(hub._of(name, "refresh"), Nothing(), PushList, timeout=1800.0)

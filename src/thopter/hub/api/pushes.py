@@ -18,7 +18,22 @@ async def push(call: Call[NoQuery, PushRequest]) -> PushList:
     return await call.fleet.pushes.order(call.key, call.body)
 
 
+async def refresh(call: Call[NoQuery, Nothing]) -> PushList:
+    """Bring what is new into the mirrors."""
+    return await call.fleet.pushes.refresh(call.key)
+
+
 ROUTES = (
+    Route(
+        method="POST",
+        path="/v1/thopters/{name}/refresh",
+        summary="Bring what is new upstream into a thopter's mirrors",
+        scope=OPERATE,
+        handler=refresh,
+        response=PushList,
+        mutating=True,
+        repeatable=True,
+    ),
     Route(
         method="GET",
         path="/v1/thopters/{name}/pushes",

@@ -13,5 +13,8 @@ class PushesPort(Protocol):
     async def view(self, name: str) -> PushList:
         """How a thopter's branches stand upstream."""
 
+    async def refresh(self, name: str) -> PushList:
+        """Bring what is new upstream into the mirrors of a thopter."""
+
     async def order(self, name: str, req: PushRequest) -> PushList:
         """A person's word: bring it upstream; durable when this returns."""
