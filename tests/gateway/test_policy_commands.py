@@ -101,6 +101,7 @@ def test_what_changes_the_meaning_of_listed_words_is_not_given() -> None:
     assert _says("git", "status", terminal=True, policy=roomy) == ""
     for cwd in ("", "/work/x", "/work/x/sub"):
         assert _says("git", "status", cwd=cwd, home="/work/x") == "", cwd
+    assert _says("ls", cwd="/work/a") == "", "/work is where work is when nothing else is said"
     for cwd in (
         "/tmp",
         "/",
@@ -160,12 +161,19 @@ def _file(commands: str) -> str:
     return f'[policies.team]\nextends = "default"\n\n[policies.team.commands]\n{commands}\n'
 
 
+def test_what_does_not_fit_is_false_and_nothing_else() -> None:
+    assert fits(("ls",), ("ls", "x")) is False
+    assert fits(("ls", "**"), ("ls", "-x")) is False
+    assert fits(("ls", "**"), ()) is False
+    assert fits(("ls", "**"), ("ls",)) is True
+
+
 def test_the_file_says_what_is_listed_and_a_policy_on_top_has_a_list_of_its_own() -> None:
-    text = _file('mode = "listed"\nallow = [["git", "status"], ["ls", "**"]]\nterminal = true')
+    text = _file('mode = "listed"\nallow = [["Xvfb", "status"], ["ls", "**"]]\nterminal = true')
     text += '\n[policies.top]\nextends = "team"\n\n[policies.top.commands]\nallow = [["id"]]\n'
     text += '\n[policies.same]\nextends = "team"\n'
     found = read_book(text, SHIPPED).policies
-    assert found["team"].commands.allow == (("git", "status"), ("ls", "**"))
+    assert found["team"].commands.allow == (("Xvfb", "status"), ("ls", "**"))
     assert found["top"].commands == Commands(mode="listed", allow=(("id",),), terminal=True)
     assert found["same"].commands == found["team"].commands
 

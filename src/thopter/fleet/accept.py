@@ -120,7 +120,7 @@ class Acceptor:
         def record(tx: Tx) -> Intent:
             before = tx.intents.find(want.flow)  # an earlier attempt at this very call
             now = want.run.created_ms
-            taken = before or claim(tx, warm, made_so, want.args, want.lease, want.flow, now)
+            taken = before or claim(tx, warm, made_so, want.args, want.lease, want.flow, now, want.trust)
             if taken is not None and before is None:
                 want.allow(tx, str(taken.request["box"]))
             return taken or want.record(tx, names)

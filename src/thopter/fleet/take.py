@@ -16,6 +16,7 @@ from typing import Any
 from msgspec import structs
 
 from thopter.fleet import tell as telling
+from thopter.fleet.boxnet import chosen
 from thopter.fleet.deps import Deps
 from thopter.fleet.furnish import repos_of
 from thopter.fleet.launch import FlyArgs, Launcher, launch_context
@@ -220,7 +221,14 @@ class Taker:
 
 
 def claim(
-    tx: Tx, candidates: Sequence[str], recipe: str, want: FlyArgs, lease: Lease, flow: str, now: int
+    tx: Tx,
+    candidates: Sequence[str],
+    recipe: str,
+    want: FlyArgs,
+    lease: Lease,
+    flow: str,
+    now: int,
+    trust: str = "operator",
 ) -> Intent | None:
     """Give the first warm box that is still there to the run that is wanted, with all records of it; None
     when there is none. Whoever commits first has it; the others find it gone."""
@@ -237,10 +245,11 @@ def claim(
     if args.prompt:
         tx.evidence.add(run.id, [launched(args, now, "taken from the warm pool")])
     tx.leases.put(structs.replace(lease, box=key))
-    data = {"name": box.name, "warm": True}
+    policy = chosen(box).get("name", "")
+    data = {"name": box.name, "warm": True, "policy": policy, "trust": trust}
     tx.events.append([Event(kind="run.created", at_ms=now, box=key, run=run.id, flow=flow, data=data)])
     return tx.intents.add(
-        Intent(id=flow, kind="take", request=structs.asdict(args), created_ms=now, flow=flow)
+        Intent(id=flow, kind="take", request=structs.asdict(args), created_ms=now, flow=flow, trust=trust)
     )
 
 
