@@ -220,7 +220,7 @@ async def test_a_push_over_its_size_is_refused_by_git_and_told(place: Home) -> N
         await r.attach("flag", rights={"push_mb": 1})
         await agit("push", "-q", "origin", "HEAD:thopter/flag", cwd=work)
         taken = [x for x in (await r.client.log())["records"] if x["verdict"] == "allow"]
-        assert [x["detail"] for x in taken] == [r.refs()[OWN]]
+        assert [(x["was"], x["detail"]) for x in taken] == [("0" * 40, r.refs()[OWN])]
 
 
 @in_loop
@@ -233,7 +233,10 @@ async def test_a_policy_without_pushing_takes_none_and_without_rewriting_only_ad
         await r.attach("flag", rights={"force": False})
         await push(work)
         await agit("commit", "-q", "--allow-empty", "--amend", "-m", "again", cwd=work)
+        had, wants = r.refs()[OWN], git("rev-parse", "HEAD", cwd=work).strip()
         said = await agit("push", "--force", "origin", "HEAD:thopter/flag", cwd=work, ok=False)
+        no = [x for x in (await r.client.log())["records"] if x.get("code") == "rewrite"]
+        assert [(x["was"], x["detail"], x["path"]) for x in no] == [(had, wants, OWN)]
         assert "add commits on top" in said
         git("reset", "-q", "--hard", "origin/thopter/flag", cwd=work)
         await push(work)  # the control

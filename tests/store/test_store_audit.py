@@ -73,6 +73,21 @@ def test_every_audited_event_is_one_record_and_a_stranger_can_verify_the_chain(
     assert len(pairs) == 13
 
 
+def test_pushes_secrets_tokens_and_budgets_are_audited_by_whoever_tells_of_them(
+    use: Use, tmp_path: Path
+) -> None:
+    kinds = ["git.pushed", "git.refused", "git.upstream.sent", "secret.used", "token.created", "token.revoked",
+             "run.budget", "approval.answered", "snapshot.dropped", "policy.in_force", "hub.started"]  # fmt: skip
+    others = ["entry", "run.state", "flow.step", "note", "box.said", "gitx", "message", "box.state"]
+
+    async def go(store: Store) -> None:
+        await store.events.append([Event(kind=k, at_ms=1) for k in (*others, *kinds, *others)])
+        assert [x.kind for x in await store.audit.read(Wanted())] == kinds
+
+    use(go)
+    assert look(tmp_path)[0] == []
+
+
 def test_a_record_without_a_name_gets_the_name_its_box_has(use: Use) -> None:
     async def go(store: Store) -> None:
         await store.boxes.insert(box(1, name="osprey"))

@@ -38,7 +38,7 @@ _LOOK_S = 2.0
 _UNMOVED_S = 30.0  # how long a hook's note may be ahead of its branch
 _FIRST_MS, _LONGEST_MS, _LOGIN_MS = 2_000, 300_000, 60_000
 _AT_ONCE = 4
-_KEPT = ("verdict", "code", "reason", "scheme", "method", "host", "path", "detail", "count")
+_KEPT = ("verdict", "code", "reason", "scheme", "method", "host", "path", "detail", "was", "count")
 Spawn = Callable[[str, Coroutine[Any, Any, Any]], object]
 
 

@@ -22,7 +22,7 @@ _KEYS = 2000
 class Record(Struct, frozen=True, kw_only=True):
     """One connection or request that ended, or (``verdict`` deny, ask) did not begin. ``use``: the secret
     of that name goes out by credential ``code``. ``count`` above 1: so many like it since the last record of
-    its kind."""
+    its kind. ``was``: of a push, the commit before (``detail``: the one pushed)."""
 
     seq: int = 0
     at_ms: int
@@ -45,6 +45,7 @@ class Record(Struct, frozen=True, kw_only=True):
     count: int = 1
     once: bool = False
     secret: str = ""
+    was: str = ""
     detail: str = ""
 
 

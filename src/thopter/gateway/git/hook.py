@@ -170,8 +170,8 @@ def refuse(why: Refusal, push: Push | None, env: Mapping[str, str]) -> None:
         say(why.hint)
     if why.code in ("foreign_ref", "delete", "many_refs", "malformed"):
         say(f"this box pushes only to {branch}:  git push origin HEAD:refs/heads/{branch}")
-    ref = push.ref if push is not None else ""
-    report(env, {"ok": False, "code": why.code, "reason": why.text, "ref": ref})
+    what = {"ref": push.ref, "old": push.old, "new": push.new} if push is not None else {"ref": ""}
+    report(env, {"ok": False, "code": why.code, "reason": why.text, **what})
 
 
 def say(text: str) -> None:

@@ -84,10 +84,11 @@ def _record(attach: Attach, line: bytes) -> Record | None:
     if not isinstance(found, dict):
         return None
     ref = one_line(str(found.get("ref", "")), 200)
+    old, new = (one_line(str(found.get(k, "")), 64) for k in ("old", "new"))
     if found.get("ok") is True:
-        return _made(attach, verdict="allow", path=ref, detail=one_line(str(found.get("new", "")), 64))
+        return _made(attach, verdict="allow", path=ref, was=old, detail=new)
     code, reason = one_line(str(found.get("code", "")), 40), one_line(str(found.get("reason", "")), 500)
-    return _made(attach, verdict="deny", code=code, reason=reason, path=ref)
+    return _made(attach, verdict="deny", code=code, reason=reason, path=ref, was=old, detail=new)
 
 
 def refused(attach: Attach, code: str, reason: str, method: str) -> Record:
