@@ -76,8 +76,10 @@ def test_every_audited_event_is_one_record_and_a_stranger_can_verify_the_chain(
 def test_pushes_secrets_tokens_and_budgets_are_audited_by_whoever_tells_of_them(
     use: Use, tmp_path: Path
 ) -> None:
-    kinds = ["git.pushed", "git.refused", "git.upstream.sent", "secret.used", "token.created", "token.revoked",
-             "run.budget", "approval.answered", "snapshot.dropped", "policy.in_force", "hub.started"]  # fmt: skip
+    kinds = [
+        "git.pushed", "git.refused", "git.upstream.sent", "secret.used", "token.created", "token.revoked",
+        "run.budget", "approval.answered", "snapshot.dropped", "policy.in_force", "hub.started",
+    ]  # fmt: skip
     others = ["entry", "run.state", "flow.step", "note", "box.said", "gitx", "message", "box.state"]
 
     async def go(store: Store) -> None:
