@@ -163,6 +163,7 @@ def test_follow_shows_what_comes_and_since_what_was(made: Lab) -> None:
     assert made.run("audit", "--verify", "--expect", "nonsense", check=False).returncode == 2
 
 
+@pytest.mark.battery("X6")
 def test_the_chain_is_whole_through_kill_9_and_a_stranger_agrees(made: Lab) -> None:
     made.kill_hub()
     made.run("exec", "heron", "--", "true")
@@ -182,6 +183,7 @@ def test_the_chain_is_whole_through_kill_9_and_a_stranger_agrees(made: Lab) -> N
     assert made.run("audit", "--verify", "--expect", wrong, check=False).returncode == 1
 
 
+@pytest.mark.battery("X6")
 def test_an_end_that_was_cut_off_is_found_by_verify_and_by_the_doctor(made: Lab) -> None:
     made.run("hub", "stop")
     db = sqlite3.connect(made.paths.state / "hub.db")

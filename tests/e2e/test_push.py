@@ -100,6 +100,7 @@ def test_a_refused_push_is_told_in_the_box_and_outside(hive: Hive) -> None:
     assert hive.at() == before
 
 
+@pytest.mark.battery("G12")
 def test_while_upstream_is_away_pushes_wait_and_are_made_once_it_is_back(hive: Hive) -> None:
     count, away = len(hive.moves()), Path(f"{hive.bare}.away")
     hive.bare.rename(away)
@@ -115,6 +116,7 @@ def test_while_upstream_is_away_pushes_wait_and_are_made_once_it_is_back(hive: H
     assert hive.moves()[count:] == [hive.head()]
 
 
+@pytest.mark.battery("G16")
 def test_work_of_others_on_the_branch_is_left_alone_until_a_person_says_so(hive: Hive) -> None:
     seed = hive.lab.folder / "seed"
     hive.lab.git(seed, "commit", "-q", "--allow-empty", "-m", "by somebody else")
@@ -129,6 +131,7 @@ def test_work_of_others_on_the_branch_is_left_alone_until_a_person_says_so(hive:
     assert hive.at() == hive.head()
 
 
+@pytest.mark.battery("G13")
 @pytest.mark.parametrize("point", ["push.queued", "push.tried", "push.sent", "push.recorded"])
 def test_a_hub_killed_anywhere_in_a_push_brings_it_upstream_exactly_once(hive: Hive, point: str) -> None:
     count, made = len(hive.moves()), hive.lab
@@ -183,6 +186,7 @@ def test_without_the_right_nothing_goes_by_itself_and_a_person_can(hive: Hive) -
     hive.lab.until("the policy is in force", closed)
 
 
+@pytest.mark.battery("G10")
 def test_no_secret_of_the_hub_is_pushed(hive: Hive) -> None:
     hive.policy.write_text(POLICY.format(source=hive.bare))
     hive.lab.until("the policy is in force", lambda: hive.stands()["allowed"] is True)

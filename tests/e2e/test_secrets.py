@@ -124,6 +124,7 @@ def events(w: World, kind: str = "") -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.battery("E11")
 def test_a_tool_in_the_box_uses_the_secret_by_its_placeholder_and_never_sees_it(w: World) -> None:
     held = w.lab.run("exec", "nemo", "--", "sh", "-lc", "echo $TRACKER_TOKEN").stdout.strip()
     assert held == "thopter-secret-tracker.token"
@@ -136,6 +137,7 @@ def test_a_tool_in_the_box_uses_the_secret_by_its_placeholder_and_never_sees_it(
     assert (event["data"]["host"], event["data"]["name"]) == (HOST, "nemo")
 
 
+@pytest.mark.battery("E11", "E13")
 def test_it_goes_nowhere_else_not_even_by_a_redirect(w: World) -> None:
     before = len(w.elsewhere.asked)
     w.curl(
@@ -159,6 +161,7 @@ def test_what_is_listed_names_bindings_and_masks_them(w: World) -> None:
     assert (w.lab.folder / "config/policy.toml").read_text().startswith("# ours\n")
 
 
+@pytest.mark.battery("E11", "H17")
 def test_the_secret_is_nowhere_but_in_its_file_and_at_the_far_side(w: World, tmp_path: Path) -> None:
     w.curl(f"{w.site.url}/api/again")
     hunt = Hunt(CANARY, base64.b64encode(CANARY.encode()).decode().rstrip("="))

@@ -102,6 +102,7 @@ def test_on_a_full_disk_what_people_do_waits_for_room_and_keeps_who_it_was(
     asyncio.run(_hub(tmp_path, go))
 
 
+@pytest.mark.battery("X6")
 def test_each_end_of_a_hub_is_anchored_and_anchors_that_vanish_or_disagree_are_on_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

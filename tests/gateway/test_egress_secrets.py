@@ -70,6 +70,7 @@ def whole(reply: Reply) -> str:
     return str(reply.headers) + reply.body.decode("latin-1")
 
 
+@pytest.mark.battery("E11")
 @in_loop
 @pytest.mark.parametrize("chunk", [0, 1, 7])
 async def test_what_repeats_the_secret_is_masked_byte_for_byte(place: Home, chunk: int) -> None:
@@ -102,6 +103,7 @@ async def test_an_answer_that_is_encoded_unasked_is_refused_where_a_secret_went_
         writer.close()
 
 
+@pytest.mark.battery("E11", "E13")
 @in_loop
 async def test_the_secret_goes_to_its_own_host_and_follows_no_redirect(place: Home) -> None:
     secret = canary()
@@ -130,6 +132,7 @@ async def test_the_secret_goes_to_its_own_host_and_follows_no_redirect(place: Ho
             assert b"placeholder" not in up.asks[1].raw
 
 
+@pytest.mark.battery("E10")
 @in_loop
 async def test_a_box_can_bring_no_credential_of_its_own_past_an_added_one(place: Home) -> None:
     secret = canary()
@@ -169,6 +172,7 @@ async def test_basic_credentials_are_encoded_and_masked_in_both_forms(place: Hom
         writer.close()
 
 
+@pytest.mark.battery("E11")
 @in_loop
 async def test_a_rotated_secret_is_used_by_the_next_request_and_a_removed_one_ends_what_uses_it(
     place: Home,
@@ -234,6 +238,7 @@ async def test_every_use_is_recorded_by_name_and_counted_and_never_with_the_valu
             assert secret not in where
 
 
+@pytest.mark.battery("E11")
 @in_loop
 async def test_a_credential_never_leaves_by_http_or_to_a_host_that_is_not_its_own(place: Home) -> None:
     """What the file's reader refuses is refused by the gateway as well."""
@@ -301,6 +306,7 @@ def test_a_rule_with_a_credential_is_asked_before_others_of_its_rank() -> None:
 SECRET = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=6, max_size=40)
 
 
+@pytest.mark.battery("E11")
 @settings(max_examples=300, deadline=None)
 @given(SECRET, st.binary(max_size=30), st.binary(max_size=30), st.lists(st.integers(0, 90), max_size=8))
 def test_however_a_stream_is_cut_the_secret_does_not_get_through(
@@ -345,6 +351,7 @@ def test_a_stream_without_the_secret_passes_unchanged_and_almost_at_once(pieces:
     assert Mask(spellings("cnry-0123456789", "x")).feed(b"it ends in cnry-01") == b"it ends in "
 
 
+@pytest.mark.battery("E11")
 def test_the_usual_spellings_are_masked() -> None:
     secret = 'a/b+"c" & d'
     mask = Mask(spellings(secret, f"Bearer {secret}"))

@@ -77,6 +77,7 @@ CASES: dict[str, tuple[str, Callable[[Path], None], dict[str, object]]] = {
 STRICT = {"protected": ["deploy/**"], "blob_mb": 1}
 
 
+@pytest.mark.battery("G6", "G8", "G9")
 @pytest.mark.parametrize("name", CASES)
 @in_loop
 async def test_what_a_push_may_not_bring_is_refused_and_with_the_right_passes(place: Home, name: str) -> None:
@@ -100,6 +101,7 @@ async def test_what_a_push_may_not_bring_is_refused_and_with_the_right_passes(pl
         assert r.refs()[OWN] == (await agit("rev-parse", "HEAD", cwd=work)).strip()
 
 
+@pytest.mark.battery("G6")
 @in_loop
 async def test_what_was_put_in_and_taken_out_again_is_still_in_the_history(place: Home) -> None:
     async with git_rig(place) as r:
@@ -116,6 +118,7 @@ async def test_what_was_put_in_and_taken_out_again_is_still_in_the_history(place
         assert OWN not in r.refs()
 
 
+@pytest.mark.battery("G6")
 @in_loop
 async def test_deleting_a_workflow_is_changing_it_and_leaving_it_alone_is_not(place: Home) -> None:
     async with git_rig(place, {"a.txt": "one\n", ".github/workflows/ci.yml": "on: push\n"}) as r:
@@ -147,6 +150,7 @@ async def test_a_merge_brings_what_the_source_changed_and_nothing_else(place: Ho
         assert "evil.yml is protected" in said
 
 
+@pytest.mark.battery("G6")
 @in_loop
 async def test_work_of_another_box_is_judged_by_the_rules_of_the_one_that_pushes_it(place: Home) -> None:
     async with git_rig(place) as r:
@@ -163,6 +167,7 @@ async def test_work_of_another_box_is_judged_by_the_rules_of_the_one_that_pushes
         assert r.refs()["refs/heads/thopter/other"] == head and OWN not in r.refs()
 
 
+@pytest.mark.battery("G7")
 @in_loop
 async def test_a_push_brings_nothing_that_its_commits_do_not_name(place: Home) -> None:
     from test_git_hostile import FLUSH, command
@@ -208,6 +213,7 @@ async def test_a_secret_that_only_the_hub_knows_is_found_by_its_mark(place: Home
         await push(work)  # the control
 
 
+@pytest.mark.battery("G5")
 @in_loop
 async def test_a_push_over_its_size_is_refused_by_git_and_told(place: Home) -> None:
     async with git_rig(place) as r:
@@ -242,6 +248,7 @@ async def test_a_policy_without_pushing_takes_none_and_without_rewriting_only_ad
         await push(work)  # the control
 
 
+@pytest.mark.battery("G1")
 @in_loop
 async def test_push_options_and_signed_pushes_never_reach_a_decision(place: Home) -> None:
     async with git_rig(place) as r:

@@ -30,6 +30,7 @@ async def test_a_push_to_a_repository_on_this_machine_moves_one_branch_and_again
     assert git("rev-parse", "main", cwd=r.bare).strip() == r.base
 
 
+@pytest.mark.battery("G16")
 @in_loop
 async def test_what_others_put_there_is_not_overwritten(tmp_path: Path) -> None:
     r = Rig(tmp_path)
@@ -50,6 +51,7 @@ async def test_what_others_put_there_is_not_overwritten(tmp_path: Path) -> None:
     assert (await ups.push(r.slug, NAME, str(r.bare), "p", r.b, "")).kind == "done"  # the control
 
 
+@pytest.mark.battery("G10")
 @in_loop
 async def test_the_password_for_https_reaches_the_server_and_nothing_else(tmp_path: Path) -> None:
     r = Rig(tmp_path)
@@ -87,6 +89,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.battery("G12")
 @pytest.mark.parametrize(("mode", "kind"), FAILURES.items())
 @in_loop
 async def test_a_server_that_fails_is_understood_and_nothing_is_lost(
@@ -106,6 +109,7 @@ async def test_a_server_that_fails_is_understood_and_nothing_is_lost(
         assert r.moves() == [f"{'0' * 40} {r.a} {REF}"]  # though the cut answer came after the push
 
 
+@pytest.mark.battery("G12")
 @in_loop
 async def test_a_host_that_is_not_there_and_a_login_that_may_not_go_there_wait(tmp_path: Path) -> None:
     r = Rig(tmp_path)
@@ -125,6 +129,7 @@ async def test_a_host_that_is_not_there_and_a_login_that_may_not_go_there_wait(t
     assert missing.kind == "later"
 
 
+@pytest.mark.battery("G12", "X2")
 @in_loop
 async def test_upstreams_own_rules_are_told_in_clean_words(tmp_path: Path) -> None:
     r = Rig(tmp_path)

@@ -58,6 +58,7 @@ def tcp(hub: HubProcess, route: Route, token: str) -> tuple[int, dict[str, str],
     return ask(hub, raw_request(route, host, f"Authorization: Bearer {token}"))
 
 
+@pytest.mark.battery("H2")
 @each_route
 def test_every_route_refuses_every_token_that_lacks_its_scope(
     hub: HubProcess, issued: Issued, route: Route
@@ -70,6 +71,7 @@ def test_every_route_refuses_every_token_that_lacks_its_scope(
     assert hub.get("/v1/thopters").json() == {"thopters": []}
 
 
+@pytest.mark.battery("H2")
 def test_each_scope_does_what_it_says_and_no_more(hub: HubProcess, issued: Issued) -> None:
     """The control of the test above, and the table in one place: who may what."""
     allowed = {n: {f"{r.method} {r.path}" for r in ROUTES if r.scope in expanded(s)} for n, s in MAY.items()}
@@ -173,6 +175,7 @@ def refused_socket(hub: HubProcess, path: str, query: str, **kw: Any) -> int:
     return int(refused.value.response.status_code)
 
 
+@pytest.mark.battery("H3")
 def test_a_page_opens_one_socket_with_a_ticket_and_nothing_else(hub: HubProcess, issued: Issued) -> None:
     mine = ticket(hub, issued["operator"], EXEC)
     with socket_of(hub, EXEC, f"?ticket={mine}") as good:
@@ -214,6 +217,7 @@ def test_a_page_follows_events_with_a_ticket(hub: HubProcess, issued: Issued) ->
     assert mine not in str(hub.log())
 
 
+@pytest.mark.battery("H3")
 def test_revoking_a_token_ends_its_conversations_and_its_tickets(hub: HubProcess) -> None:
     token = make(hub, "short", [OPERATE])
     unused = ticket(hub, token, "/v1/events")
@@ -240,6 +244,7 @@ def test_revoking_a_token_ends_its_conversations_and_its_tickets(hub: HubProcess
         wait_for(lambda: hub.get("/v1/thopters").json() == {"thopters": []})
 
 
+@pytest.mark.battery("H5")
 def test_cookies_and_other_schemes_are_no_authority(hub: HubProcess, issued: Issued) -> None:
     token = issued["admin"]
     for headers in ({"Cookie": f"token={token}"}, {"Authorization": f"Basic {token}"}, {"X-Api-Key": token},
@@ -265,6 +270,7 @@ class Hand:
         self.at += seconds
 
 
+@pytest.mark.battery("H16")
 def test_failures_are_throttled_by_source_within_bounded_memory() -> None:
     clock = Hand()
     throttle = Throttle(clock, room=5, refill=0.5, sources=100)
@@ -278,6 +284,7 @@ def test_failures_are_throttled_by_source_within_bounded_memory() -> None:
     assert sum(w == 0 for w in waits) <= 50, "many sources together are throttled as well"
 
 
+@pytest.mark.battery("H3")
 def test_tickets_expire_and_are_bounded() -> None:
     from thopter.hub.auth import OPERATOR, Holder
 

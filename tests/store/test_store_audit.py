@@ -259,6 +259,7 @@ def test_an_end_that_no_anchor_knows_yet_is_missed_when_the_head_is_left(use: Us
     assert look(tmp_path)[0] != []
 
 
+@pytest.mark.battery("X6")
 def test_an_older_or_another_database_does_not_fit_the_anchors(use: Use, tmp_path: Path) -> None:
     anchors = Anchors(tmp_path / "audit.anchors")
 
@@ -287,6 +288,7 @@ def test_an_older_or_another_database_does_not_fit_the_anchors(use: Use, tmp_pat
 # ---------------------------------------------------------------------------------- durability
 
 
+@pytest.mark.battery("X6")
 def test_after_kill_9_what_was_acknowledged_is_in_it_and_the_chain_is_whole(use: Use, tmp_path: Path) -> None:
     for _ in range(3):
         argv = [sys.executable, str(WRITER), str(tmp_path / "hub.db"), "20", "0", "person.exec"]
@@ -325,6 +327,7 @@ def test_anchors_are_private_survive_a_torn_line_and_are_kept_few(tmp_path: Path
 # ---------------------------------------------------------------------------------- what it holds
 
 
+@pytest.mark.battery("X6")
 def test_hostile_data_is_kept_small_and_can_be_read_again_by_anybody(use: Use, tmp_path: Path) -> None:
     deep: Any = "x"
     for _ in range(50):
