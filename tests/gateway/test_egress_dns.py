@@ -157,10 +157,16 @@ async def test_a_name_that_points_inside_is_refused_whatever_the_wrapping(
         for name, bad in inside.items():
             names.answers[name] = [[bad]]
         names.answers["mixed.test"] = [["8.8.8.8", "127.0.0.1"]]
+        # One address that the rule allows and one that it does not, whichever the system puts first.
+        names.answers |= {
+            "half.test": [["127.0.0.1", "127.0.0.2"]],
+            "flah.test": [["127.0.0.2", "127.0.0.1"]],
+        }
         names.answers["good.test"] = [["127.0.0.1"]]
         wanted = rule(*inside, "mixed.test", ports=(r.canary_port,), plain=True, addresses=())
-        await r.attach(policy(wanted, rule("good.test", ports=(r.up_port,), plain=True)))
-        for name in (*inside, "mixed.test"):
+        half = rule("half.test", "flah.test", ports=(r.canary_port,), plain=True, addresses=("127.0.0.1/32",))
+        await r.attach(policy(wanted, half, rule("good.test", ports=(r.up_port,), plain=True)))
+        for name in (*inside, "mixed.test", "half.test", "flah.test"):
             reply = await r.get(f"http://{name}:{r.canary_port}/")
             assert (reply.status, reply.headers["thopter-refused"]) == (403, "address"), (
                 name,
