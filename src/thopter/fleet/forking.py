@@ -95,7 +95,8 @@ class Forker:
             for number in range(req.count):
                 one = _ids(stem, number)
                 wish = structs.replace(
-                    box, id=BoxId(one.box), state=BoxState.CREATING, created_ms=now, changed_ms=now,
+                    box, id=BoxId(one.box), state=BoxState.CREATING, changed_ms=now,
+                    created_ms=now + number,  # lists show them in the order of their numbers
                     problem="", snapshot=snap.id, isolation=None,
                     memory={"flow": flow} | {k: box.memory[k] for k in ("policy",) if k in box.memory}
                     | (heritage(box, parent, facts.token, one.run) if req.live else {}),
