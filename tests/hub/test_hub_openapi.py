@@ -85,6 +85,11 @@ def test_keys_and_scopes_are_told_where_they_count(schema: dict[str, Any]) -> No
         assert {"4XX", "5XX"} <= set(operation["responses"])
 
 
+# Their bodies name what nobody can guess: a file, a binding, a token, a path of a conversation. That they do
+# something is shown by tests of their own.
+UNGUESSABLE = {"fetch_file", "unbind_secret", "revoke_token", "create_ticket"}
+
+
 @pytest.mark.battery("H20")
 @pytest.mark.parametrize(
     "route", [r for r in ROUTES if r.path not in CONVERSATIONS], ids=lambda r: r.operation
@@ -114,5 +119,5 @@ def test_generated_requests_never_make_the_hub_fail_and_answers_are_as_documente
         )
         bounded(given(case=loaded[route.path][route.method].as_strategy())(call))()
         assert statuses and hub.is_ready()
-        if route.parameter != "id" and route.path != "/v1/thopters/{name}/fetch":
+        if route.parameter != "id" and route.operation not in UNGUESSABLE:
             assert min(statuses) < 300, "some of them did something"
