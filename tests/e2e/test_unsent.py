@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ from thopter.testing.victims import Victims
 
 pytestmark = [pytest.mark.claude, pytest.mark.root, pytest.mark.xdist_group("e2e"), pytest.mark.timeout(600)]
 
+_numbers = itertools.count(100)  # a number that was said stays said, also when a test is run again
 GO_ON = "Your program was ended in the middle of your work"
 _NOTE = Tool(name="Bash", input={"command": "echo ${n} >> /work/notes.txt"})
 _NAP = Tool(name="Bash", input={"command": "while :; do sleep 1; done", "timeout": 600000})
@@ -97,7 +99,7 @@ def test_what_it_had_queued_is_said_again_in_order_before_what_waited(nest: Lab)
 
 
 def test_what_it_took_and_did_not_live_to_write_down_is_said_again_once(nest: Lab) -> None:
-    for number in (21, 22, 23):
+    for number in (next(_numbers) for _ in range(3)):
         assert nest.json("tell", "--no-tail", "owl", f"note {number}")["receipt"] == "taken"
         _kill(nest, "agent")
         _gone(nest)
