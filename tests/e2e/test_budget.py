@@ -94,3 +94,7 @@ def test_an_agent_in_a_loop_stops_at_its_budget_and_goes_on_when_it_is_raised() 
         made.until("it comes to rest", lambda: made.view("heron").get("reason") == "turn_end")
         spent = made.json("budget", "heron")["limits"][0]["spent"]
         assert spent == pytest.approx(_told(made) * CENT)
+
+        made.run("fork", "heron", "--name", "egret", timeout=300)
+        (forked,) = made.json("budget", "egret")["limits"]
+        assert (forked["most"], forked["spent"]) == (0.05, 0), "as its original was given, unspent"

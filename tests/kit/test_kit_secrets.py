@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from thopter.kit import secrets
+from thopter.kit.durable import write_private
 from thopter.kit.paths import Paths, find_paths
 from thopter.kit.secrets import (
     CLAUDE,
@@ -22,7 +23,6 @@ from thopter.kit.secrets import (
     claude_credential,
     secret,
     without_credentials,
-    write_private,
 )
 from thopter.model.errors import BadInput, Refused, TimedOut
 
@@ -159,7 +159,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path):
     write_private(target, b"old")
     code = (
         "import resource, sys, pathlib, signal\n"
-        "from thopter.kit.secrets import write_private\n"
+        "from thopter.kit.durable import write_private\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
         "write_private(pathlib.Path(sys.argv[1]), b'x' * 1000)\n"

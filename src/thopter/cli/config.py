@@ -207,8 +207,8 @@ def edit_config(paths: Paths, change: Callable[[Any], None]) -> None:
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
+    from thopter.kit.durable import write_private
     from thopter.kit.paths import private_dir
-    from thopter.kit.secrets import write_private
     from thopter.kit.settings import read_toml
 
     private_dir(paths.config)

@@ -15,8 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from thopter.kit.durable import write_private
 from thopter.kit.paths import Paths, private_dir
-from thopter.kit.secrets import write_private
 from thopter.model.errors import Refused, ThopterError
 
 SUFFIX = ".thopter"

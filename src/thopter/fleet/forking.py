@@ -29,6 +29,7 @@ from thopter.model.errors import Cancelled, NotFound, NotNow, Refused, ThopterEr
 from thopter.model.events import Event
 from thopter.model.ids import NAME_MAX, BoxId, RunId, check_name
 from thopter.model.nouns import Box, BoxState, Run, RunState, SnapshotKind
+from thopter.store.budgets import Budget
 from thopter.store.intents import Intent
 from thopter.store.store import Tx
 
@@ -92,6 +93,7 @@ class Forker:
 
         def record(tx: Tx) -> Intent:
             made: list[Fork] = []
+            allowed = tx.budgets.get(box.id).own  # each may spend what the original was given
             for number in range(req.count):
                 one = _ids(stem, number)
                 wish = structs.replace(
@@ -106,6 +108,7 @@ class Forker:
                 one = structs.replace(one, name=reserved.name)
                 tx.runs.insert(_run(one, parent, req.prompt, now))
                 tx.leases.put(new_lease(one.box, self.deps.settings, now))
+                tx.budgets.put(Budget(box=one.box, own=allowed))
                 made.append(one)
                 data = {"name": one.name, "parent": parent.id}
                 tx.events.append(

@@ -20,9 +20,9 @@ from thopter.fleet.places import places_of
 from thopter.fleet.ports import GIT_PORT, HOME
 from thopter.flow.engine import FlowContext
 from thopter.kit.channel import BoxLink
+from thopter.kit.durable import write_private
 from thopter.kit.paths import private_dir
 from thopter.kit.sanitize import one_line
-from thopter.kit.secrets import write_private
 from thopter.model.api.furnish import Upload
 from thopter.model.errors import BadInput, NotFound, ProviderError, Refused
 from thopter.model.nouns import RepoRef, Run

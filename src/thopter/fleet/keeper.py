@@ -87,6 +87,7 @@ class Keeper:
                 await self.deps.store.leases.put(new)
             if action:
                 await self._act(live, action, now)
+        await self._flush()
         for live in list(self.deps.crew.live.values()):
             await self._turn(live)
         await self._disk.look()
@@ -117,14 +118,23 @@ class Keeper:
 
     # ----------------------------------------------------------------------------- turns
 
-    async def _turn(self, live: LiveBox) -> None:
-        """Have what a turn wrote on the disk once it ended, and save the box when the policy says so."""
-        verdict, run = live.verdict, live.run
-        if verdict.state is RunState.WAITING and live.kept_turn != verdict.since_ms:
-            live.kept_turn = verdict.since_ms
-            provider = self.deps.providers[live.box.provider]
+    async def _flush(self) -> None:
+        """Have what finished turns wrote on the disk, once for all that ended since the last look."""
+        ended = [
+            live
+            for live in self.deps.crew.live.values()
+            if live.verdict.state is RunState.WAITING and live.kept_turn != live.verdict.since_ms
+        ]
+        for live in ended:
+            live.kept_turn = live.verdict.since_ms
+        for name in {live.box.provider for live in ended}:
+            provider = self.deps.providers[name]
             if isinstance(provider, Mends):
                 await provider.flush()
+
+    async def _turn(self, live: LiveBox) -> None:
+        """Save the end of a turn once, when the policy says so."""
+        verdict, run = live.verdict, live.run
         if str(self.deps.settings.get("run.checkpoint")) != "turn" or run is None or live.pooled:
             return
         ended = verdict.state is RunState.WAITING and verdict.reason is WaitReason.TURN_END

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from thopter.hub.tickets import Tickets
+from thopter.kit.durable import write_private
 from thopter.model.errors import Refused
 
 if TYPE_CHECKING:
@@ -63,13 +64,7 @@ def load_token(path: Path) -> str:
 
 def _make_token(path: Path) -> str:
     token = fresh_token()
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(token.encode() + b"\n")
-        file.flush()
-        os.fsync(fd)
-    os.replace(new, path)
+    write_private(path, token.encode() + b"\n")
     return token
 
 

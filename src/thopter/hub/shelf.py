@@ -29,8 +29,9 @@ from thopter.gateway.policy.read import Book, PolicyError, read_book
 from thopter.gateway.policy.shipped import SHIPPED
 from thopter.hub.bindings import binding_of, bindings_of, with_binding, without_bindings
 from thopter.hub.shelf_edit import with_host
+from thopter.kit.durable import write_private
 from thopter.kit.paths import Paths, private_dir
-from thopter.kit.secrets import SecretStore, write_private
+from thopter.kit.secrets import SecretStore
 from thopter.model.api import Check
 from thopter.model.api.egress import Finding, Findings, PolicyInfo, Verdict
 from thopter.model.api.egress import PolicyBook as BookView

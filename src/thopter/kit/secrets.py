@@ -15,12 +15,12 @@ import re
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from msgspec import Struct
 
+from thopter.kit.durable import write_private
 from thopter.kit.paths import Paths, private_dir
 from thopter.model.errors import BadInput, Refused, TimedOut
 
@@ -225,26 +225,6 @@ def _parse(path: Path, raw: bytes) -> dict[str, dict[str, str]]:
             f"{path} is damaged; it was left as it is", hint="move it away and run 'thopter setup'"
         ) from None
     return dict(tree)
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Replace ``path`` atomically and durably by ``content``, mode 0600; never a half-written file."""
-    fd, temp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(fd)
-        os.replace(temp, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temp)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _helper(argv: list[str]) -> int:

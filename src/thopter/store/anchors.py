@@ -13,7 +13,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from thopter.kit.secrets import write_private
+from thopter.kit.durable import write_private
 from thopter.store.audit_chain import Anchor
 
 KEPT = 1000

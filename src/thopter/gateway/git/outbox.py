@@ -6,12 +6,12 @@ where to look: what has to go upstream is what the ref says when the hub looks. 
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
+
+from thopter.kit.durable import write_private
 
 _MOST = 4096
 _STEP = 0.05
@@ -30,22 +30,7 @@ def put(folder: str, box: str, ref: str, new: str) -> None:
 
 def _write(path: Path, what: dict[str, Any]) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with fresh.open("w") as file:
-            json.dump(what, file)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.rename(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            fresh.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_private(path, json.dumps(what).encode())
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import signal
@@ -38,6 +39,8 @@ from thopter.providers.local.modes import must_be_ours
 from thopter.providers.local.record import LIVE, LIVES, Record, check_key, write_json
 from thopter.providers.local.saving import SNAP_LOCK
 from thopter.providers.local.trees import remove_tree
+
+log = logging.getLogger(__name__)
 
 _SOURCE = Path(__file__).resolve().parents[3]
 _ENTER = Path(__file__).with_name("entering.py")
@@ -215,8 +218,8 @@ def _clear(maker: Maker, record: Record) -> None:
     ours = procs.command_line(record.pid)
     while True:
         every = maker.groups.pids(record.group) or set(procs.tree(record.pid))
-        left = [p for p in every - {record.pid} if procs.command_line(p) != ours and procs.stat_state(p)]
-        left = [p for p in left if procs.stat_state(p) not in ("Z", "X", "")]
+        others = (p for p in every - {record.pid} if procs.command_line(p) != ours)
+        left = [p for p in others if procs.stat_state(p) not in ("Z", "X", "")]
         if not left:
             return
         if time.monotonic() > deadline:
@@ -294,7 +297,10 @@ def reconcile(maker: Maker) -> None:
     for record in maker.records.all():
         if record.complete and maker.records.marked(record.key, LIVE):
             if maker.alive(record):
-                _await_orphans(record)
+                try:
+                    _await_orphans(record)
+                except TimedOut as e:  # or a program of the box took that name: no start is held up by it
+                    log.warning("%s; its processes go on", e.message)
                 every = maker.groups.pids(record.group) or set(procs.tree(record.pid))
                 _go_on([pid for pid in procs.tree(record.pid) if pid in every])
             maker.records.unmark(record.key, LIVE, durable=False)
