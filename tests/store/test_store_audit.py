@@ -315,7 +315,7 @@ def test_anchors_are_private_survive_a_torn_line_and_are_kept_few(tmp_path: Path
     Anchors(anchors.path).add(Anchor(3, "c" * 64, 6))
     found = Anchors(anchors.path).read()
     assert [a.seq for a in found.anchors] == [1, 3]
-    assert found.bad == 1
+    assert found.bad == 0, "a line that was cut short is taken off"
     anchors.path.write_text("".join(f"{n} {'d' * 64} 1\n" for n in range(1, 4500)))
     again = Anchors(anchors.path)
     again.add(Anchor(4500, "e" * 64, 7))

@@ -81,11 +81,13 @@ class Audits:
             failpoint.hit("audit.before_anchor")
             now = self._deps.clock.now_ms()
             try:
-                await asyncio.to_thread(self._anchors.add, Anchor(head.seq, head.hash, now))
+                anew = await asyncio.to_thread(self._anchors.add, Anchor(head.seq, head.hash, now))
             except OSError as e:
                 log.error("the audit's anchors can't be written: %s", e.strerror)
                 return
             self._anchored = head.seq
+            if anew:
+                await self._write(self._event("audit.anchors_begun", {}))
 
     async def _disagreement(self, found: AnchorFile) -> str:
         """Why the newest anchor does not fit the chain, or "": cheap, where verifying is thorough."""

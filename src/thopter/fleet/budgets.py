@@ -89,8 +89,8 @@ class Budgets:
             terms = put_together(
                 live.box, run, policy, given[policy], own, self.deps.settings, self.deps.owner
             )
-            if self._sent.get(live.box.id) != terms:
-                await self.deps.gateways.model_terms(live.box.id, terms)
+            new = self._sent.get(live.box.id) != terms
+            if new and await self.deps.gateways.model_terms(live.box.id, terms):
                 self._sent[live.box.id] = terms
 
     async def _look(self, boxes: set[str] | None) -> None:

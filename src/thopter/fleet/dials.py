@@ -9,7 +9,7 @@ from typing import Literal
 from thopter.fleet.live import LiveBox
 from thopter.kit.boxstreams import BoxStream
 from thopter.model.errors import NotNow, ProviderError
-from thopter.model.nouns import Run
+from thopter.model.nouns import Box, Run
 
 _LOOPBACK = ("127.0.0.1", "::1")
 
@@ -17,14 +17,20 @@ _LOOPBACK = ("127.0.0.1", "::1")
 class Dials:
     """One for the fleet; ``find`` gives the box that is up, or raises why it is not."""
 
-    def __init__(self, find: Callable[[str], Awaitable[tuple[LiveBox, Run]]]) -> None:
+    def __init__(
+        self,
+        find: Callable[[str], Awaitable[tuple[LiveBox, Run]]],
+        record: Callable[[Box, Run, int], Awaitable[None]],
+    ) -> None:
         self._find = find
+        self._record = record
 
     @asynccontextmanager
     async def open(self, name: str, port: int) -> AsyncIterator[Dialled]:
         """A connection to ``port`` on the box's loopback; NotNow when nothing listens there."""
-        live, _run = await self._find(name)
+        live, run = await self._find(name)
         link = await live.link()
+        await self._record(live.box, run, port)
         async with AsyncExitStack() as stack:
             for host in _LOOPBACK:
                 try:

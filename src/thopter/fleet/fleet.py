@@ -102,7 +102,6 @@ class Fleet:
         self.deps = deps
         self._acceptor = Acceptor(deps)
         self._crew = Crew(deps, self._acceptor)
-        self.dials = Dials(self._live)
         self.variables = Variables(deps)
         self.notes = Notes(deps, self._crew.live)
         self.egress = Egress(deps, self._crew.live)
@@ -114,6 +113,7 @@ class Fleet:
         self.usage = Usages(deps)
         self.audit = Audits(deps)
         self._hands = Hands(deps, self.audit)
+        self.dials = Dials(self._live, self._hands.dial)
         self.budgets = Budgets(deps)
         self.logs = SessionLogs(deps)
         self.snapshots = Snapshots(deps)

@@ -96,7 +96,7 @@ class Notes:
         if await self._deps.store.pools.holds(event.box):
             return  # a warm box is nobody's yet
         if event.kind == "run.budget":
-            found: Ring | None = self._budget(event)
+            found: Ring | None = await self._budget(event)
         else:
             found = await self._state(event, run)
         if found is not None:
@@ -127,15 +127,12 @@ class Notes:
         )
         return note_rules.ring(situation, note_rules.rules_of(self._deps.settings))
 
-    def _budget(self, event: Event) -> Ring | None:
-        if event.data.get("level") == "raised":
-            return None
+    async def _budget(self, event: Event) -> Ring | None:
         wanted = NoteKind.BUDGET in note_rules.rules_of(self._deps.settings).on
-        return (
-            Ring(NoteKind.BUDGET, f"{event.run}:budget:{event.at_ms}:{event.data.get('what', '')}")
-            if wanted
-            else None
-        )
+        if event.data.get("level") == "raised" or not wanted:
+            return None
+        held = "muted" if await self._muted(event.box) else ""
+        return Ring(NoteKind.BUDGET, f"{event.run}:budget:{event.seq}", held)
 
     async def _look(self) -> None:
         """Look for silence in every box, and forget what is old."""

@@ -50,6 +50,10 @@ class Hands:
         why = self._deps.policies.may_carry(policy, caller.get().admin)
         await self._record(f"person.{verb}", box, run, {"path": path}, why)
 
+    async def dial(self, box: Box, run: Run, port: int) -> None:
+        """A port of the box is about to be connected to."""
+        await self._record("person.dial", box, run, {"port": port}, "")
+
     async def _record(self, kind: str, box: Box, run: Run, data: dict[str, object], why: str) -> None:
         if why:
             await self._audit.act("person.refused", box, {**data, "text": why, "wanted": kind}, run.id)

@@ -22,7 +22,7 @@ from thopter.fleet.live import LiveBox
 from thopter.fleet.refresh import Refresher
 from thopter.kit import failpoint
 from thopter.model.api.pushes import PushList, PushRequest, PushView
-from thopter.model.errors import NotFound, Refused, ThopterError
+from thopter.model.errors import BadInput, NotAllowed, NotFound, Refused, ThopterError
 from thopter.model.events import Event
 from thopter.model.nouns import Box, RepoRef, Run
 from thopter.model.pushes import Note, Outcome
@@ -38,6 +38,7 @@ _LOOK_S = 2.0
 _UNMOVED_S = 30.0  # how long a hook's note may be ahead of its branch
 _FIRST_MS, _LONGEST_MS, _LOGIN_MS = 2_000, 300_000, 60_000
 _AT_ONCE = 4
+_TRIED_KEPT = 8
 _KEPT = ("verdict", "code", "reason", "scheme", "method", "host", "path", "detail", "was", "count")
 Spawn = Callable[[str, Coroutine[Any, Any, Any]], object]
 
@@ -107,8 +108,8 @@ class Pushes:
             pause = _LOOK_S
             try:
                 pause = await self._round()
-            except ThopterError as e:
-                log.warning("the outbox of pushes: %s", e.message)
+            except (ThopterError, OSError) as e:
+                log.warning("the outbox of pushes: %s", e)
             try:
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
@@ -139,15 +140,19 @@ class Pushes:
         try:
             head = await self._deps.mirrors.branch_head(note.slug, note.name)
             box = await self._deps.store.boxes.get(note.box)
-        except ThopterError as e:  # its mirror or its box is not there any more
+        except (NotFound, BadInput) as e:  # its mirror or its box is not there any more
             log.warning("a push of %s is not brought upstream: %s", note.name, e.message)
             await asyncio.to_thread(self._deps.upstreams.taken, note)
+            return True
+        except ThopterError as e:  # git or the store could not say it now: the note stays
+            log.warning("a push of %s waits: %s", note.name, e.message)
             return True
         if head != note.new and note.age_s < _UNMOVED_S:
             return False
         run = await self._deps.crew.run_of(box.id)
         ref = next((r for r in repos_of(run) if r.slug == note.slug), None) if run else None
-        if head == note.new and run is not None and ref is not None and box.name == note.name:
+        # Another one than the note's: a push that failed wrote its note over that of the one before it.
+        if head is not None and run is not None and ref is not None and box.name == note.name:
             await self._queue(box, run, ref, head, "box")
         await asyncio.to_thread(self._deps.upstreams.taken, note)
         return True
@@ -188,6 +193,9 @@ class Pushes:
         try:
             async with self._room:
                 await self._attempt(row)
+        except Exception:  # nothing says when to try again (a full disk): not at once
+            await self._deps.clock.sleep(_FIRST_MS / 1000)
+            raise
         finally:
             self._busy.discard((row.slug, row.box))
             self._wake.set()
@@ -206,7 +214,7 @@ class Pushes:
         )
         failpoint.hit("push.sent")
         if found.kind == "moved" and found.theirs and found.theirs != mark.has:
-            ours = found.theirs in (row.tried, mark.tried)
+            ours = found.theirs in mark.tried.split()
             if ours or found.behind:  # an earlier attempt of our own, or nothing that would be lost
                 mark = structs.replace(mark, has=found.theirs)
                 found = await self._deps.upstreams.push(
@@ -222,9 +230,10 @@ class Pushes:
             now = tx.pushes.of(row.slug, row.box)
             if now is None or now.state != QUEUED or now.wanted != row.wanted:
                 return None
-            tried = structs.replace(now, tried=row.wanted)
-            tx.pushes.put(tried)
-            return tried
+            ids = list(dict.fromkeys([*now.tried.split(), row.wanted]))[-_TRIED_KEPT:]
+            marked = structs.replace(now, tried=" ".join(ids))
+            tx.pushes.put(marked)
+            return marked
 
         return await self._deps.store.write(put)
 
@@ -246,13 +255,14 @@ class Pushes:
             if old is None:
                 return
             has = row.wanted if state == SENT else row.has
-            if old.wanted != row.wanted:
-                tx.pushes.put(structs.replace(old, has=has))
+            if (old.wanted, old.changed_ms) != (row.wanted, row.changed_ms):  # queued anew meanwhile
+                tx.pushes.put(structs.replace(old, has=has if state == SENT else old.has))
             else:
                 tx.pushes.put(
                     structs.replace(
                         old,
                         has=has,
+                        tried="" if state == SENT else row.tried,
                         state=state,
                         attempts=old.attempts + 1,
                         problem=text,
@@ -322,19 +332,23 @@ class Pushes:
 
     async def order(self, name: str, req: PushRequest) -> PushList:
         """A person's word: bring the branch upstream as the mirror has it, durable when this returns.
-        What the policy lets the box do by itself does not matter then."""
+        What the policy lets the box do by itself does not matter then, unless that is nothing at all."""
         box = await self._deps.store.boxes.find(name)
         run = await self._deps.crew.run_of(box.id)
         if run is None or run.repo is None:
             raise Refused(f"{box.name} has no repository", hint="start it with --repo")
         ref = chosen(run, req.checkout).repo
         assert ref is not None  # chosen() has found one
+        policy = (await route_of(self._deps, box, run)).policy
+        if self._deps.policies.push_right(policy) == "none":
+            raise NotAllowed(
+                f"policy {policy} lets {box.name} push nothing", hint='say push = "mirror" there'
+            )
         head = await self._deps.mirrors.branch_head(ref.slug, box.name)
         if head is None:
             raise NotFound(f"{box.name} has pushed nothing yet", hint=f"'thopter pull {box.name}' does it")
         has = None
         if req.force:
-            policy = (await route_of(self._deps, box, run)).policy
             has = await self._deps.upstreams.where(ref.slug, box.name, ref.source, policy)
         await self._queue(box, run, ref, head, "person", has)
         return PushList(pushes=await self.of_box(box, run))

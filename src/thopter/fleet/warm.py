@@ -27,9 +27,8 @@ def recipe(deps: Deps, box: Box, args: FlyArgs) -> str:
     asked = {k: v for k, v in msgspec.to_builtins(args).items() if k not in _OWN}
     made = [box.provider, box.snapshot, box.golden, msgspec.to_builtins(box.limits)]
     part = msgspec.to_builtins(deps.agents[args.agent].golden_part(args.settings))
-    policy = {
-        k: chosen(box).get(k) for k in ("name", "ca", "isolation")
-    }  # never a box that may reach something else
+    # Never a box that may reach something else, or lacks the placeholder of a secret that it may use.
+    policy = {k: chosen(box).get(k) for k in ("name", "ca", "isolation", "env")}
     whole: list[Any] = [asked, made, part, list(deps.identity), deps.owner, policy]
     return hashlib.sha256(msgspec.json.encode(whole, order="sorted")).hexdigest()[:32]
 

@@ -23,6 +23,7 @@ from msgspec import structs
 from thopter.kit import oauth
 from thopter.kit.paths import Paths, private_dir
 from thopter.kit.secrets import Secret, SecretStore
+from thopter.kit.threads import finish
 from thopter.model.api import Check
 from thopter.model.errors import ThopterError
 
@@ -46,6 +47,7 @@ class Renewals:
         self._suspected: dict[str, str] = {}
         self._since: dict[str, int] = {}  # when the token that is used now was first used
         self._wake = asyncio.Event()
+        self._unkept: dict[str, tuple[Secret, oauth.Login]] = {}  # what was in its place, what belongs there
         self.problems: dict[str, str] = {}
 
     async def keep(self) -> None:
@@ -53,9 +55,12 @@ class Renewals:
         while True:
             try:
                 for name in await asyncio.to_thread(self._names):
-                    await self.look(name)
-            except ThopterError as e:
-                log.warning("logins can't be looked at: %s", e.message)
+                    try:
+                        await self.look(name)
+                    except (ThopterError, OSError) as e:
+                        log.warning("%s can't be looked at: %s", name, e)
+            except (ThopterError, OSError) as e:
+                log.warning("logins can't be looked at: %s", e)
             self._wake.clear()
             try:
                 async with asyncio.timeout(_LOOK_S):
@@ -87,9 +92,10 @@ class Renewals:
         """Renew one if it needs it."""
         secret = await asyncio.to_thread(self._secrets.get, name)
         if secret is None or secret.kind != oauth.KIND:
+            self.problems.pop(name, None)
             return
         login = oauth.from_secret(secret)
-        if login.ended or not self._needs(name, login):
+        if name not in self._unkept and (login.ended or not self._needs(name, login)):
             self.problems[name] = login.ended
         elif time.monotonic() >= self._due.get(name, 0.0):
             login = await self._renew(name)
@@ -108,28 +114,52 @@ class Renewals:
         async with AsyncExitStack() as stack:
             fd = await self._take_lock()
             stack.callback(os.close, fd)
+            if name in self._unkept:
+                return await finish(self._store, name)
             secret = await asyncio.to_thread(self._secrets.get, name)
             if secret is None or secret.kind != oauth.KIND:
                 raise ThopterError(f"the login {name} is gone")
             login = oauth.from_secret(secret)
             if login.ended or not self._needs(name, login):
                 return login  # somebody else was first
-            try:
-                fresh = await oauth.refresh(login, time.time_ns() // 1_000_000)
-            except oauth.LoginEnded as e:
-                fresh = structs.replace(login, ended=e.message)
-                self.problems[name] = e.message
-                log.error("%s: %s", name, e.message)
-            except ThopterError as e:
-                self.problems[name] = e.message
-                self._due[name] = time.monotonic() + _AGAIN_S
-                log.warning("%s: %s", name, e.message)
-                return login
-            else:
-                self.problems[name] = ""
-                log.info("%s was renewed; good for %d s", name, fresh.expires_ms / 1000 - time.time())
-            await asyncio.to_thread(self._secrets.set, name, oauth.to_secret(fresh))
+            await asyncio.to_thread(self._secrets.set, name, secret)  # no room for the next: then not now
+            return await finish(self._refresh, name, secret, login)  # also when the hub is ending
+
+    def _refresh(self, name: str, secret: Secret, login: oauth.Login) -> oauth.Login:
+        """Blocking: the old token is used up in here, and the new one is nowhere else until it is kept."""
+        try:
+            fresh = asyncio.run(oauth.refresh(login, time.time_ns() // 1_000_000))
+        except oauth.LoginEnded as e:
+            fresh = structs.replace(login, ended=e.message)
+            self.problems[name] = e.message
+            log.error("%s: %s", name, e.message)
+        except ThopterError as e:
+            self.problems[name] = e.message
+            self._due[name] = time.monotonic() + _AGAIN_S
+            log.warning("%s: %s", name, e.message)
+            return login
+        else:
+            self.problems[name] = ""
+            log.info("%s was renewed; good for %d s", name, fresh.expires_ms / 1000 - time.time())
+        self._unkept[name] = (secret, fresh)
+        return self._store(name)
+
+    def _store(self, name: str) -> oauth.Login:
+        """Put what was renewed into the secret store; what can't be put there now is put there the next time
+        anybody looks. A login that a person stored meanwhile counts more."""
+        before, fresh = self._unkept[name]
+        try:
+            now = self._secrets.get(name)
+            if now == before:
+                self._secrets.set(name, oauth.to_secret(fresh))
+        except (ThopterError, OSError) as e:
+            self.problems[name] = f"the renewed login can't be kept: {e}"
+            raise
+        del self._unkept[name]
+        if now == before:
+            self.problems[name] = fresh.ended
             return fresh
+        return oauth.from_secret(now) if now is not None and now.kind == oauth.KIND else fresh
 
     async def _take_lock(self) -> int:
         """Waits without holding a thread: whoever has the lock needs some."""

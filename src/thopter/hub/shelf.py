@@ -45,6 +45,7 @@ _CLOSED = Policy(
     commands=Commands(mode="none", admins=False),  # who may mend the file may look into the box
 )
 _MAX = 1 << 20
+_TRIES = 5
 
 
 class _Kept(NamedTuple):
@@ -318,12 +319,17 @@ class Shelf:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             target = self.file.resolve()  # a symlink of a dotfile manager stays one
-            text = change(_read(target) or "")
-            try:
-                read_book(text, SHIPPED)
-            except PolicyError as e:
-                raise Refused(f"{target.name} can't be changed: {e}", hint="mend it by hand") from None
-            write_private(target, text.encode())
+            for _ in range(_TRIES):
+                before = _read(target)
+                text = change(before or "")
+                try:
+                    read_book(text, SHIPPED)
+                except PolicyError as e:
+                    raise Refused(f"{target.name} can't be changed: {e}", hint="mend it by hand") from None
+                if _read(target) == before:  # an editor takes no lock
+                    write_private(target, text.encode())
+                    return
+            raise Refused(f"{target.name} is being changed by somebody else", hint="try it again")
         finally:
             os.close(lock)
 

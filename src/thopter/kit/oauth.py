@@ -17,6 +17,8 @@ from thopter.model.errors import BadInput, NotAllowed, ThopterError
 KIND = "oauth"
 _SECONDS = 30.0
 _ANSWER_MAX = 1 << 16
+# RFC 6749 section 5.2: what no later try can change. A bare 403 may come from something on the way.
+_ENDS = frozenset({"invalid_grant", "invalid_client", "unauthorized_client"})
 
 
 class LoginEnded(NotAllowed):
@@ -94,10 +96,10 @@ async def refresh(login: Login, now_ms: int) -> Login:
     except (httpx2.HTTPError, httpx2.InvalidURL) as e:
         raise ThopterError(f"the login can't be renewed: {type(e).__name__}") from None
     said = _body(answer.content[:_ANSWER_MAX])
-    if answer.status_code in (400, 401, 403):
-        error = said.get("error")
-        why = error.get("type") if isinstance(error, dict) else error
-        raise LoginEnded(f"the login has ended: {str(why or answer.status_code)[:80]}")
+    error = said.get("error")
+    why = str((error.get("type") if isinstance(error, dict) else error) or "")
+    if answer.status_code in (400, 401, 403) and why in _ENDS:
+        raise LoginEnded(f"the login has ended: {why}")
     if answer.status_code != 200:
         raise ThopterError(f"the login can't be renewed: HTTP {answer.status_code}")
     try:

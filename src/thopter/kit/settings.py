@@ -233,7 +233,7 @@ def parse(key: str, raw: Any, origin: str) -> Value:
             if isinstance(raw, bool):
                 raise ValueError
             value = kind(raw)
-            if value < 0:
+            if not 0 <= value < float("inf"):
                 raise ValueError
         elif isinstance(raw, str):
             value = raw

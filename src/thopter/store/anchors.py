@@ -7,6 +7,7 @@ exchanged or put back to an older state no longer agrees with them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from pathlib import Path
@@ -18,6 +19,7 @@ from thopter.store.audit_chain import Anchor
 
 KEPT = 1000
 _MOST = 4000
+_LONGEST = 128  # bytes of a line
 _LINE = re.compile(r"([0-9]{1,18}) ([0-9a-f]{64}) ([0-9]{1,18})")
 
 
@@ -49,8 +51,9 @@ class Anchors:
         self._lines = len(whole) + (1 if cut else 0)
         return Found(anchors, sum(m is None for m in found), True)
 
-    def add(self, anchor: Anchor) -> None:
-        """Write one more; on the disk when this returns."""
+    def add(self, anchor: Anchor) -> bool:
+        """Write one more; on the disk when this returns. True when the file had to be begun anew, since
+        what this object knows to have been in it is gone."""
         if self._lines < 0:
             self.read()
         if self._lines > _MOST:
@@ -58,16 +61,18 @@ class Anchors:
         line = f"{anchor.seq} {anchor.hash} {anchor.at_ms}\n".encode()
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            size = os.fstat(fd).st_size
-            if size and os.pread(fd, 1, size - 1) != b"\n":
-                os.write(fd, b"\n")  # the machine ended in the middle of a line
-            os.write(fd, line)
+            size = _mended(fd)
+            if os.write(fd, line) != len(line):
+                os.ftruncate(fd, size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(fd)
         finally:
             os.close(fd)
-        if self._lines <= 0:
+        anew = self._lines > 0 and not size
+        if self._lines <= 0 or anew:
             _sync_folder(self.path.parent)
-        self._lines = max(self._lines, 0) + 1
+        self._lines = 1 if anew else max(self._lines, 0) + 1
+        return anew
 
     def _shorten(self) -> None:
         """Keep the first and the newest; those between say nothing that these do not."""
@@ -75,6 +80,18 @@ class Anchors:
         kept = (*kept[:1], *kept[1:][-KEPT:])
         write_private(self.path, "".join(f"{a.seq} {a.hash} {a.at_ms}\n" for a in kept).encode())
         self._lines = len(kept)
+
+
+def _mended(fd: int) -> int:
+    """Take off a last line that the end of the machine, or of the disk, cut short; return the size."""
+    size = os.fstat(fd).st_size
+    tail = os.pread(fd, _LONGEST, max(size - _LONGEST, 0))
+    if tail and not tail.endswith(b"\n"):
+        if b"\n" not in tail and size > len(tail):
+            return size + os.write(fd, b"\n")  # no line of ours: left, and counted as bad
+        size -= len(tail) - (tail.rfind(b"\n") + 1)
+        os.ftruncate(fd, size)
+    return size
 
 
 def _sync_folder(folder: Path) -> None:

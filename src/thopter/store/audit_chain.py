@@ -18,6 +18,7 @@ from thopter.kit.redact import Redactor
 
 ZERO = "0" * 64
 _TEXT, _LIST, _KEYS, _DEPTH, _RECORD = 1000, 64, 64, 6, 16_000
+_FEW, _SHORT, _ESCAPED = 16, 150, 12  # of what is too much as a whole
 _SAFE = (1 << 53) - 1
 _HEX = re.compile(r"[0-9a-f]{64}")
 _NAMED = re.compile(
@@ -68,9 +69,23 @@ def bounded(data: Mapping[str, Any]) -> dict[str, Any]:
     """``data`` made fit to be kept for ever: no credentials as far as they can be known, no floats, texts,
     lists and depth cut (each cut says so)."""
     found: dict[str, Any] = _plain(data, 0)
-    if len(canonical(found)) > _RECORD:
-        return {"cut": len(canonical(found)), "name": found.get("name", "")}
-    return found
+    size = len(canonical(found))
+    if size <= _RECORD:
+        return found
+    short = _short(found) | {"cut": size}  # the beginnings stay: nobody hides a command by its length
+    return short if len(canonical(short)) <= _RECORD else {"cut": size, "name": found.get("name", "")}
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, str):
+        most = _SHORT if value.isascii() and value.isprintable() else _ESCAPED
+        return value if len(value) <= most else value[:most] + "…"
+    if isinstance(value, dict):
+        return {k[:_ESCAPED]: _short(v) for k, v in list(value.items())[:_FEW]}
+    if isinstance(value, list):
+        more = [f"… and {len(value) - _FEW} more"] if len(value) > _FEW else []
+        return [_short(v) for v in value[:_FEW]] + more
+    return value
 
 
 def _plain(value: Any, depth: int) -> Any:
@@ -100,8 +115,9 @@ def _named(key: str, value: Any, depth: int) -> Any:
 
 
 def _text(text: str) -> str:
+    size = len(text)
     text = redact(text[: 4 * _TEXT]).encode("utf-8", "replace").decode()
-    return text if len(text) <= _TEXT else f"{text[:_TEXT]}… ({len(text)} characters)"
+    return text if len(text) <= _TEXT else f"{text[:_TEXT]}… ({size} characters)"
 
 
 def command_words(argv: Sequence[str]) -> list[str]:
@@ -111,7 +127,7 @@ def command_words(argv: Sequence[str]) -> list[str]:
     for word in argv:
         name, equals, _value = word.partition("=")
         named = _NAMED.fullmatch(name) is not None
-        found.append("[hidden]" if hide else f"{name}=[hidden]" if named and equals else word[:_TEXT])
+        found.append("[hidden]" if hide else f"{name}=[hidden]" if named and equals else word)
         hide = not hide and not equals and word.startswith("-") and (named or word in ("-u", "--user"))
     return found
 

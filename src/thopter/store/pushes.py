@@ -17,8 +17,9 @@ QUEUED, SENT, BLOCKED = "queued", "sent", "blocked"
 
 class PushRow(Struct, frozen=True, kw_only=True):
     """``wanted``: the commit upstream shall have; ``has``: what it has as far as we know ("" nothing);
-    ``tried``: what was perhaps pushed by an attempt of which the outcome is not recorded. ``state``: queued,
-    sent, blocked (a person has to look). ``origin``: ``box`` (its policy lets it) or ``person``."""
+    ``tried``: ids, parted by spaces, that attempts perhaps pushed of which the outcome is not recorded.
+    ``state``: queued, sent, blocked (a person has to look). ``origin``: ``box`` (its policy lets it) or
+    ``person``."""
 
     slug: str
     name: str

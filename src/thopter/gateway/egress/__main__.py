@@ -99,7 +99,7 @@ class EgressGateway(Service[Route]):
             verdict = decide(flow.request, door.route.policy)
             if not isinstance(verdict, Allow):
                 flow.cut()
-            elif flow.request.scheme != "connect" and _bereft(verdict.rule, door.route):
+            elif flow.credential and not _has(door.route, verdict.rule, flow.credential):
                 flow.cut()  # its secret was taken away while it is in use
         route.traffic.tell()
 
@@ -207,9 +207,9 @@ class EgressGateway(Service[Route]):
             _say(kept)
 
 
-def _bereft(rule: Rule, route: Route) -> bool:
-    """Whether ``rule`` adds a credential whose secret is not there."""
-    return bool(rule.credential) and rule.credential not in route.attach.secrets
+def _has(route: Route, rule: Rule, credential: str) -> bool:
+    """Whether what goes by ``rule`` still goes with that credential, and its secret is there."""
+    return rule.credential == credential and credential in route.attach.secrets
 
 
 def _say(record: Record) -> None:

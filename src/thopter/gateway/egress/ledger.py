@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping
@@ -74,7 +75,9 @@ class Ledger:
     """In memory only: a new process has another ``boot`` and an empty ring."""
 
     def __init__(self) -> None:
-        self._ring: deque[Record] = deque(maxlen=_RING)
+        # Of what went out a box can make as much as it likes: it must not push out what it was refused.
+        self._passed: deque[Record] = deque(maxlen=_RING)
+        self._told: deque[Record] = deque(maxlen=_RING)
         self._seq = 0
         self._news = asyncio.Event()
         self._same: OrderedDict[tuple[str, ...], _Same] = OrderedDict()
@@ -141,7 +144,7 @@ class Ledger:
         self._seq += 1
         fields = {f: getattr(record, f) for f in record.__struct_fields__} | {"seq": self._seq}
         kept = Record(**fields)
-        self._ring.append(kept)
+        (self._passed if kept.verdict == "allow" else self._told).append(kept)
         self._news.set()
         return kept
 
@@ -158,11 +161,12 @@ class Ledger:
                     await self._news.wait()
             except TimeoutError:
                 return Page(records=[], next=max(after, self._seq), dropped=0)
-        first = self._ring[0].seq if self._ring else self._seq + 1
-        found = [r for r in self._ring if r.seq > after and (not box or r.box == box)]
+        there = [r for r in heapq.merge(self._passed, self._told, key=lambda r: r.seq) if r.seq > after]
+        found = [r for r in there if not box or r.box == box]
         page = found[:limit]
         following = page[-1].seq if len(found) > limit else self._seq
-        return Page(records=page, next=following, dropped=max(first - 1 - after, 0))
+        dropped = following - after - sum(r.seq <= following for r in there)
+        return Page(records=page, next=following, dropped=max(dropped, 0))
 
 
 def _blurred(record: Record) -> Record:

@@ -24,14 +24,17 @@ def spellings(secret: str, value: str) -> tuple[bytes, ...]:
     found = {
         secret, coded.rstrip("="), coded.translate(_URL_SAFE).rstrip("="), quote(secret, safe=""),
         quote(secret), inner, inner.replace("/", "\\/"), html.escape(secret),
-        html.escape(secret, quote=False),
+        html.escape(secret, quote=False), inner.translate(_CAREFUL),
     }  # fmt: skip
+    found |= {_PERCENT.sub(lambda m: m[0].lower(), s) for s in (quote(secret, safe=""), quote(secret))}
     scheme, _, rest = value.partition(" ")
     if scheme.lower() == "basic":
         found.add(rest.rstrip("="))
     return tuple(sorted((s.encode() for s in found if len(s) >= LEAST), key=len, reverse=True))
 
 
+_CAREFUL = {ord(c): f"\\u{ord(c):04x}" for c in "&<>"}  # JSON that may stand in HTML
+_PERCENT = re.compile("%[0-9A-F]{2}")
 _URL_SAFE = str.maketrans("+/", "-_")
 
 

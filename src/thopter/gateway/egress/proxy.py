@@ -332,7 +332,8 @@ class _Under:
         task = asyncio.current_task()
         assert task is not None
         self._call = call
-        self._flow = Flow(request, lambda: self._cut(task))
+        rule = call.allowed.rule if call.added is not None and call.allowed is not None else None
+        self._flow = Flow(request, lambda: self._cut(task), rule.credential if rule else "")
 
     def _cut(self, task: asyncio.Task[object]) -> None:
         self._call.problem = ("policy_changed", "the policy no longer allows it", "deny")

@@ -56,10 +56,11 @@ class Attach(Struct, frozen=True, kw_only=True):
 
 
 class Flow(Struct, eq=False):
-    """A connection under way: by which wish, and how to end it."""
+    """A connection under way: by which wish, how to end it, and which credential went out with it."""
 
     request: Request
     cut: Callable[[], object]
+    credential: str = ""
 
 
 class Added(Struct, frozen=True):

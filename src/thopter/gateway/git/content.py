@@ -77,7 +77,7 @@ def must(*argv: str, stdin: bytes = b"", env: dict[str, str] | None = None) -> b
 def limits_of(own: str, base: str) -> list[str]:
     """Arguments for rev-list: without what the box sees in the mirror. Others' branches are not left out."""
     found = ["--not", "--exclude=refs/heads/thopter/*", "--glob=refs/heads/*", "--glob=refs/tags/*"]
-    found += ["--glob=refs/upstream/*"]
+    found += ["--exclude=refs/upstream/heads/thopter/*", "--glob=refs/upstream/*"]
     return found + [oid for oid in (own, base) if oid.strip("0")]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -26,6 +27,7 @@ from thopter.gateway.git.judge import COMMITS_MAX, CONTENT_RULES, Refusal
 
 _ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _ODD = re.compile(r"[^\x20-\x7e]")
+_MEMORY = 1 << 30  # a few hundred bytes of trees can name more paths than any memory holds
 
 
 class Push:
@@ -151,7 +153,7 @@ def main(stdin: str, env: Mapping[str, str]) -> int:
     except Refusal as why:
         refuse(why, push, env)
         return 1
-    except (GitSaidNo, subprocess.TimeoutExpired) as e:
+    except (GitSaidNo, subprocess.TimeoutExpired, MemoryError) as e:
         refuse(Refusal("unclear", f"what the push brings can't be judged ({type(e).__name__})"), push, env)
         return 1
     except OSError as e:
@@ -188,4 +190,6 @@ def report(env: Mapping[str, str], what: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    # git, started from here, has it too; packs that are mapped do not count (setrlimit(2), RLIMIT_DATA).
+    resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
     sys.exit(main(sys.stdin.buffer.read(1 << 20).decode("utf-8", "surrogateescape"), os.environ))

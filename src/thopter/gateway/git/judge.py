@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Callable
+from itertools import dropwhile
 from typing import Any
 
 from thopter.gateway.git import content, shapes
@@ -117,7 +118,9 @@ def links(push: Any) -> None:
             continue
         target = content.blob(change.oid).decode("utf-8", "surrogateescape")
         place = posixpath.normpath(posixpath.join(posixpath.dirname(change.path), target))
-        if target.startswith("/") or place == ".." or place.startswith("../"):
+        down = posixpath.join("", *dropwhile(lambda part: part in ("", ".", ".."), target.split("/")))
+        back = ".." in down.split("/")  # after a name, which may be a link itself, ".." leads anywhere
+        if target.startswith("/") or place == ".." or place.startswith("../") or back:
             raise Refusal(
                 "link", f"{shown(change.path)} is a link that leads out of the repository", "make it a file"
             )

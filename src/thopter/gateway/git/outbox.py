@@ -6,8 +6,12 @@ where to look: what has to go upstream is what the ref says when the hub looks. 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +34,26 @@ def put(folder: str, box: str, ref: str, new: str) -> None:
 
 def _write(path: Path, what: dict[str, Any]) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_private(path, json.dumps(what).encode())
+    with _held(path.parent):
+        write_private(path, json.dumps(what).encode())
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Nobody else puts or takes a note there meanwhile."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             found = json.loads(file.read(_MOST))
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -54,8 +70,11 @@ def notes(root: Path) -> list[tuple[str, str, dict[str, Any]]]:
 def done(root: Path, slug: str, name: str, new: str) -> None:
     """Take a note away, if it is still the one that was read."""
     path = root / slug / name
-    if _read(path).get("new", "") == new:
-        path.unlink(missing_ok=True)
+    if not path.exists():
+        return
+    with _held(path.parent):
+        if _read(path).get("new", "") == new:
+            path.unlink(missing_ok=True)
 
 
 def tell(root: Path, slug: str, name: str, new: str, text: str, final: bool) -> None:

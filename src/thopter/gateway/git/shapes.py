@@ -50,7 +50,8 @@ def find(data: bytes) -> str:
 
 def marks(secret: str) -> list[str]:
     """How :func:`known` recognizes a secret without having it: the lengths and hashes of its words."""
-    return [_mark(word) for word in _WORD.findall(secret.encode("utf-8", "surrogateescape"))]
+    words = (word.strip(_EDGES) for word in _WORD.findall(secret.encode("utf-8", "surrogateescape")))
+    return [_mark(word) for word in words if len(word) >= WORD_MIN]
 
 
 def _mark(word: bytes) -> str:
@@ -64,13 +65,11 @@ def known(data: bytes, wanted: Iterable[str]) -> bool:
 
 
 def _parts(word: bytes) -> Iterator[bytes]:
-    """A word, and what is left of it without what glues words together (``key=VALUE``, ``VALUE.``)."""
-    yield word
+    """What is left of a word, and of its parts, without what glues words together (``key=VALUE==``)."""
     bare = word.strip(_EDGES)
-    if bare != word:
-        yield bare
+    yield bare
     for glue in (b"=", b":", b"/"):
         if glue in bare:
-            for piece in bare.split(glue):
+            for piece in (part.strip(_EDGES) for part in bare.split(glue)):
                 if len(piece) >= WORD_MIN:
                     yield piece

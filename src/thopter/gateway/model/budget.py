@@ -7,6 +7,7 @@ go one at a time: so all of a budget can be used, and it is exceeded by one call
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -18,6 +19,9 @@ from thopter.kit.prices import Prices, Rates, band, cost_of, rates_of
 from thopter.model.budget import PICO, Limit, Terms, What, day_of, of_day, words
 
 _OUTPUT_UNSAID = 64_000  # tokens of an answer whose bound is not said (the endpoint will refuse the call)
+_CONTEXT = 1_000_000
+_POINTS = re.compile(rb'"type"\s*:\s*"(?:url|file|document|web_(?:search|fetch)_)|\\u00[4-7]')  # or hides it
+_TOOL_MS = 600_000  # a longer pause before a call is a person who was asked, or a box that was frozen
 _BYTES_A_TOKEN = 3  # of a prompt: few texts have more tokens than that
 
 
@@ -51,7 +55,8 @@ class Tally(Struct, kw_only=True):
     def work(self, began_ms: int, ended_ms: int, tool: bool) -> None:
         """Add the time of a call, and that since the one before when the agent then went to use a tool.
         Calls side by side count once."""
-        since = self.mark if self.tool else max(began_ms, self.mark)
+        gap = _TOOL_MS if self.tool else 0
+        since = max(began_ms - gap, self.mark)
         self.ms += max(ended_ms - since, 0)
         if ended_ms >= self.mark:
             self.mark, self.tool = ended_ms, tool
@@ -81,21 +86,34 @@ class Wait(Struct, frozen=True):
     """Another call must end first."""
 
 
-def read_asked(body: bytes) -> Asked | None:
-    """Look into a call's body; None when it is not what the Messages API takes."""
+class _Body(Struct):
+    """The three fields that matter; all others are skipped, not kept."""
+
+    model: str
+    max_tokens: int | float | None = None
+    stream: bool | None = None
+
+
+def read_asked(body: bytes) -> Asked:
+    """Look into a call's body. What can't be read (the endpoint may be less strict) has no model, and the
+    longest answer."""
     try:
-        found = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-        model = msgspec.json.decode(found["model"], type=str)
-        most = msgspec.json.decode(found.get("max_tokens", msgspec.Raw(b"0")), type=int)
-        stream = msgspec.json.decode(found.get("stream", msgspec.Raw(b"false")), type=bool)
-    except (msgspec.DecodeError, KeyError):
-        return None
-    return Asked(model[:100], most if 0 < most < 1 << 24 else _OUTPUT_UNSAID, stream)
+        found = msgspec.json.decode(body, type=_Body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Asked(max_tokens=_OUTPUT_UNSAID)
+    said = found.max_tokens or 0
+    most = int(said) if 0 < said < 1 << 24 else _OUTPUT_UNSAID
+    return Asked(found.model[:100], most, found.stream is True)
 
 
 def price_of(model: str, endpoint: str, now_ms: int, prompt: int, prices: Prices) -> Rates | None:
     """List prices where they are asked."""
     return rates_of(model, day_of(now_ms), band(prompt), prices) if endpoint in prices.endpoints else None
+
+
+def reach(body: bytes) -> int:
+    """Bytes of prompt that a body may stand for: what it only points at may fill a model's whole context."""
+    return max(len(body), _CONTEXT * _BYTES_A_TOKEN if _POINTS.search(body) else 0)
 
 
 def at_worst(asked: Asked, size: int, endpoint: str, now_ms: int, prices: Prices) -> Amount | None:

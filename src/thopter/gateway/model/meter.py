@@ -12,6 +12,7 @@ from thopter.gateway.model.budget import (
     Over,
     at_worst,
     price_of,
+    reach,
     read_asked,
     spent_by,
     unpriced,
@@ -55,14 +56,15 @@ class Meter:
         """Ask for the call (``body`` None: no limit binds it); None when it may go out."""
         worst = Amount(turns=1)
         if body is not None:
-            self._asked, self._size = read_asked(body) or Asked(), len(body)
-            found = at_worst(self._asked, len(body), self._endpoint, self._at_ms, self._prices)
+            self._asked, self._size = read_asked(body), len(body)
+            size = reach(body)
+            found = at_worst(self._asked, size, self._endpoint, self._at_ms, self._prices)
             if found is None:
                 terms = self._spending.terms.get(self._box, Terms())
                 over = unpriced(self._asked, self._endpoint, terms)
                 if over is not None:
                     return over
-            worst = found or Amount(0, len(body) // 3 + 1 + self._asked.max_tokens, 1)
+            worst = found or Amount(0, size // 3 + 1 + self._asked.max_tokens, 1)
         word = await self._spending.admit(self._box, worst, self._at_ms, self._who)
         if isinstance(word, Over):
             return word

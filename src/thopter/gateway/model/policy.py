@@ -110,7 +110,8 @@ def request_headers(head: Head, attach: Attach, endpoint: Endpoint) -> list[tupl
             betas += [b for b in (part.strip() for part in value.split(",")) if b]
         elif name not in added and (name in _SENT or name.startswith(_SENT_PREFIXES)):
             out.append((name, value))
-    betas = [b for b in betas if not b.lower().startswith(_REFUSED_BETAS)]
+    dear = ("fast-mode-",) if any(li.what == "usd" for li in attach.terms.limits) else ()
+    betas = [b for b in betas if not b.lower().startswith((*_REFUSED_BETAS, *dear))]
     betas += [b for b in [added.pop("anthropic-beta", "")] if b]
     if attach.auth is not None and attach.auth.is_oauth and OAUTH_BETA not in betas:
         betas.append(OAUTH_BETA)

@@ -26,6 +26,7 @@ from thopter.gateway.model.usage import LastLimit, Reader, Tokens, read_limit, r
 from thopter.kit.prices import table
 
 log = logging.getLogger("thopter.gateway")
+_BODIES_MAX = 128 << 20  # of one box
 PAID = "/v1/messages"  # counting tokens, or listing models, costs nothing
 
 
@@ -40,6 +41,7 @@ class Route:
         self.attach = attach
         self.endpoint = endpoint
         self.in_flight = 0
+        self.bodies = 0  # bytes of bodies that are kept whole
         self.prices = table(attach.terms.endpoints)
         self._retired = False
         self.timeouts = {
@@ -85,6 +87,8 @@ class Call:
         self.reader: Reader | None = None
         self.login = logins.of(route.attach, route.endpoint.authority)
         self.went = 0.0
+        self.kept = 0
+        self.entered = False  # the login let it out
         self.asked = False  # it went out, and nothing came back yet
         self.answered = False  # a success came back
         self.budget = ""
@@ -111,8 +115,9 @@ class Call:
             self.error = self.error or "the box was detached"
             raise
         finally:
-            if self.asked:
+            if self.asked or (self.entered and not self.went):  # it may be the one that was to look
                 self.login.heard(0, None, 0, self.went)
+            self.route.bodies -= self.kept
             self.meter.settle(self)
             self.record()
             await self.route.release()
@@ -127,6 +132,7 @@ class Call:
         if self.path == PAID:
             async with self.exchange.connected():
                 limit = await self.login.enter(self._parked)
+                self.entered = limit is None
                 body = await self._whole_body() if limit is None and self.meter.needs_body else None
                 over = await self.meter.admit(body) if limit is None else None
             if limit is not None:
@@ -175,7 +181,14 @@ class Call:
         return self.exchange.head.target.partition("?")[0]
 
     async def _whole_body(self) -> bytes:
-        return b"".join([piece async for piece in self.exchange.body()])
+        body = bytearray()
+        async for piece in self.exchange.body():
+            self.kept += len(piece)
+            self.route.bodies += len(piece)
+            if self.route.bodies > _BODIES_MAX:
+                raise BadRequest(529, "this box has too many long calls at once")
+            body += piece
+        return bytes(body)
 
     async def _ask(self, target: str, body: bytes | None) -> httpx2.Response:
         exchange, endpoint = self.exchange, self.route.endpoint

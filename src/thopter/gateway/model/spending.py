@@ -86,7 +86,7 @@ class Spending:
                     held = {a: tuple(h.values()) for a, h in self._held.items()}
                     word = decide(terms, worst, now, self.tallies, held)
                     if word is None:
-                        return self._begin(terms, worst, at_ms, who)
+                        return self._begin(terms, worst, max(at_ms, now), who)
                     if not isinstance(word, Wait):
                         return word
                     change = self._change

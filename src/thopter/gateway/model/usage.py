@@ -14,6 +14,7 @@ _LINE_MAX = 1 << 20
 _JSON_MAX = 8 << 20
 _COUNTS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 _TOKENS_MAX = 1 << 40
+_BESIDE = ("compaction", "advisor_message")  # kinds of ``usage.iterations``
 _DELTA_FRAME = 88  # bytes of a piece of a stream besides its text
 
 
@@ -68,6 +69,7 @@ class Reader(Protocol):
 class _Base:
     def __init__(self) -> None:
         self.tokens = Tokens()
+        self._own, self._beside = Tokens(), Tokens()
         self.guess = 0
         self.stop = ""
         self.model = ""
@@ -78,10 +80,24 @@ class _Base:
         if not isinstance(message, dict):
             return
         if isinstance(message.get("usage"), dict):
-            self.tokens.take(message["usage"])
+            self._used(message["usage"])
         if isinstance(message.get("model"), str):
             self.model = message["model"][:100]
         self._stopped(message)
+
+    def _used(self, usage: Mapping[str, Any]) -> None:
+        """Compactions on the way are billed, but are not in the counts of the whole."""
+        self._own.take(usage)
+        if isinstance(usage.get("iterations"), list):
+            self._beside = Tokens()
+            for part in usage["iterations"]:
+                if isinstance(part, dict) and part.get("type") in _BESIDE:
+                    one = Tokens()
+                    one.take(part)
+                    self._beside.add(one)
+        self.tokens = Tokens()
+        self.tokens.add(self._own)
+        self.tokens.add(self._beside)
 
     def _stopped(self, message: Mapping[str, Any]) -> None:
         if isinstance(message.get("stop_reason"), str):

@@ -89,7 +89,8 @@ def build_policies(
 
 def _policy(check: Checker, name: str, table: Mapping[str, Any], base: Policy) -> Policy:
     where: Where = ("policies", name)
-    own = [c for c in (_credential(check, where, n, v) for n, v in table.get("credentials", {}).items()) if c]
+    read = (_credential(check, where, n, v) for n, v in table.get("credentials", {}).items())
+    own = [_over(check, where, c, base) for c in read if c]
     new = {c.name for c in own}
     credentials = (*(c for c in base.credentials if c.name not in new), *own)
     registries = tuple(dict.fromkeys((*base.registries, *table.get("registries", ()))))
@@ -130,6 +131,9 @@ def _group(
     """One of the small tables: its values over those of the policy it starts from."""
     found = check.table(where, table.get(str(where[-1]), {}), known)
     kinds: dict[str, Any] = {f.name: f.type for f in msgspec.structs.fields(type(base))}
+    for key, value in found.items():
+        if kinds[key] in (int, "int") and value != int(value):
+            check.bad((*where, key), f"{key}: a whole number is needed")  # 0.5 would become 0: no bound
     if found.get("connections") == 0:
         check.bad((*where, "connections"), "connections: at least one is needed")
     if found.get("push_mb") == 0:
@@ -203,6 +207,20 @@ def _credential(check: Checker, where: Where, name: str, raw: Any) -> Credential
     return Credential(
         name=name, secret=table["secret"], hosts=tuple(hosts), header=header, format=form, env=env
     )
+
+
+def _over(check: Checker, where: Where, own: Credential, base: Policy) -> Credential:
+    """A credential over one of its name that is inherited: the same secret in the same words keeps its
+    hosts. Another one must have them, or rules that are inherited would be left without."""
+    old = next((c for c in base.credentials if c.name == own.name), None)
+    if old is None:
+        return own
+    if (old.secret, old.header, old.format) == (own.secret, own.header, own.format):
+        return msgspec.structs.replace(own, hosts=tuple(dict.fromkeys((*old.hosts, *own.hosts))))
+    used = {h for rule in base.rules if rule.credential == own.name for h in rule.hosts}
+    for host in sorted(used - set(own.hosts)):
+        check.bad((*where, "credentials", own.name), f"what this policy extends uses {own.name} on {host}")
+    return own
 
 
 def _rule(check: Checker, where: Where, at: int, raw: Any, credentials: Iterable[Credential]) -> Rule | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thopter.hub.auth import OPERATE, READ
+from thopter.hub.auth import ADMIN, OPERATE, READ
 from thopter.hub.routes import Call, NoQuery, Route
 from thopter.model.api import Nothing
 from thopter.model.api.variables import Deleted, DeleteVariable, Renewed, SetVariables, VariableList
@@ -42,7 +42,7 @@ ROUTES = (
         method="POST",
         path="/v1/variables",
         summary="Set variables for new boxes, all or none",
-        scope=OPERATE,
+        scope=ADMIN,
         handler=set_variables,
         request=SetVariables,
         mutating=True,
@@ -52,7 +52,7 @@ ROUTES = (
         method="POST",
         path="/v1/variables/delete",
         summary="Forget a variable; boxes that exist keep it",
-        scope=OPERATE,
+        scope=ADMIN,
         handler=delete_variable,
         request=DeleteVariable,
         response=Deleted,
