@@ -84,14 +84,17 @@ def test_each_scope_does_what_it_says_and_no_more(hub: HubProcess, issued: Issue
         "POST /v1/tokens",
         "GET /v1/tokens",
         "POST /v1/thopters/{name}/egress/always",
+        "POST /v1/variables",
     ):
         assert [n for n in MAY if secret in allowed[n]] == ["admin"], secret
     assert {r.scope for r in ROUTES} <= ALL_SCOPES
     for name in MAY:
         with httpx2.Client(base_url=hub.tcp, headers={"Authorization": f"Bearer {issued[name]}"}) as client:
             assert client.get("/v1/thopters").status_code == 200
+            told = client.post("/v1/thopters/nobody/done", json={}).status_code
+            assert told == (404 if OPERATE in expanded(MAY[name]) else 403), name
             told = client.post("/v1/variables", json={"values": {"A": "b"}}).status_code
-            assert told == (200 if OPERATE in expanded(MAY[name]) else 403), name
+            assert told == (200 if ADMIN in expanded(MAY[name]) else 403), name
     listed = {t["name"]: t for t in hub.get("/v1/tokens").json()["tokens"]}
     assert listed["reader"]["scopes"] == ["read"] and listed["reader"]["used_ms"] > 0
     assert listed["hub"]["scopes"] == ["admin"]
