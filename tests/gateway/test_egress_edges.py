@@ -1,4 +1,4 @@
-"""Ways a secret or a refusal once got away at the egress gateway: by another rule, by spelling, by traffic."""
+"""Ways a secret or a refusal once got away at the egress gateway: another rule, a spelling, traffic."""
 
 from __future__ import annotations
 
