@@ -68,7 +68,7 @@ def build_app(hub: Hub, door: Door, routes: Sequence[Route] = ROUTES) -> Starlet
     found.append(WebSocketRoute("/{path:path}", NoWebSocket()))
     app = Starlette(
         routes=found,
-        middleware=[Middleware(Guard, door)],
+        middleware=[Middleware(Guard, door, hub.page)],
         exception_handlers={HTTPException: _http_exception, Exception: _guard_failed},
     )
     app.router.redirect_slashes = False

@@ -13,6 +13,7 @@ from thopter.hub.answers import SECURITY_HEADERS, not_allowed, send_error, throt
 from thopter.hub.asgi import App, Message, Receive, Scope, Send, headers_named
 from thopter.hub.auth import ADMIN, OPERATOR, Holder, Tokens
 from thopter.hub.doors import Door
+from thopter.hub.page import Page, send_page
 from thopter.hub.peer import announce
 from thopter.hub.tickets import ticket_in
 from thopter.model.errors import ThopterError
@@ -27,9 +28,10 @@ class Guard:
     """ASGI middleware: lets in who may come, puts the security headers on every answer, and turns
     whatever goes wrong inside into a JSON error with an id that is in the log (never a traceback)."""
 
-    def __init__(self, app: App, door: Door) -> None:
+    def __init__(self, app: App, door: Door, page: Page) -> None:
         self._app = app
         self._door = door
+        self._page = page
         self._hosts = frozenset(host.encode() for host in door.hosts)
         self._throttled = False
 
@@ -37,9 +39,13 @@ class Guard:
         """Handle one request or one WebSocket."""
         answer = _Answer(send)
         websocket = scope["type"] == "websocket"
-        refusal = self._refusal(scope)
+        file = await self._page.find(scope["path"]) if scope.get("method") in ("GET", "HEAD") else None
+        refusal = self._refusal(scope, file is not None)
         if refusal is not None:
             await send_error(answer, refusal, websocket)
+            return
+        if file is not None:  # nothing in it is secret, and nobody can log in without it
+            await send_page(scope, send, file)
             return
         holder = await self._holder(scope)
         if isinstance(holder, ThopterError):
@@ -57,7 +63,7 @@ class Guard:
         except Exception as error:  # noqa: BLE001 - the boundary: nothing leaves it but JSON
             await answer.fail(unexpected(scope, error), websocket)
 
-    def _refusal(self, scope: Scope) -> ThopterError | None:
+    def _refusal(self, scope: Scope, page: bool) -> ThopterError | None:
         hosts = headers_named(scope, b"host")
         if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
             return not_allowed(
@@ -68,7 +74,7 @@ class Guard:
         origins = headers_named(scope, b"origin")
         if origins and origins != [b"http://" + hosts[0].lower()]:
             return not_allowed("another origin may not call this hub")
-        if headers_named(scope, b"sec-fetch-site") not in _SAME_ORIGIN:
+        if headers_named(scope, b"sec-fetch-site") not in _SAME_ORIGIN and not (page and _followed(scope)):
             return not_allowed("another site may not call this hub")
         return None
 
@@ -105,6 +111,13 @@ class Guard:
         if scope["type"] == "websocket" and not headers_named(scope, b"origin"):
             return None
         return found
+
+
+def _followed(scope: Scope) -> bool:
+    """True when somebody followed a link to here (in a mail, in a note): the page itself may be opened so;
+    it comes without their cookie, and in no frame."""
+    asked = headers_named(scope, b"sec-fetch-mode"), headers_named(scope, b"sec-fetch-dest")
+    return asked == ([b"navigate"], [b"document"])
 
 
 def _source(scope: Scope) -> str:

@@ -12,6 +12,7 @@ from typing import cast
 import thopter
 from thopter.hub.auth import Throttle, Tokens
 from thopter.hub.feed import Feed
+from thopter.hub.page import Page
 from thopter.hub.ports import Compose, Composition
 from thopter.kit.clock import Clock
 from thopter.kit.paths import Paths
@@ -32,6 +33,7 @@ class Hub:
 
     def __init__(self, paths: Paths, settings: Settings, clock: Clock, tokens: Tokens | None = None) -> None:
         self.tokens = tokens or Tokens({}, Throttle(clock))  # without a TCP door nobody shows one
+        self.page = Page()
         self.paths = paths
         self.settings = settings
         self.clock = clock
