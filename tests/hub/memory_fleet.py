@@ -248,6 +248,11 @@ class MemoryFleet:
     async def screen(self, name: str) -> str:
         return self._find(name).name
 
+    @property
+    def works(self) -> MemoryFleet:
+        """The part of the port that is about work: here, too."""
+        return self
+
     async def diff(self, name: str, checkout: str) -> DiffResult:
         self._find(name)
         return DiffResult(diff="", stat="", commits=0, dirty=0)

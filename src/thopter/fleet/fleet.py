@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
 from functools import partial
 
 from msgspec import Struct, structs
 
-from thopter.fleet import ratelimit, work
+from thopter.fleet import ratelimit
 from thopter.fleet import tell as telling
 from thopter.fleet.accept import Acceptor
 from thopter.fleet.approvals import Approvals
@@ -23,13 +21,11 @@ from thopter.fleet.doctor import doctor
 from thopter.fleet.egress import Egress
 from thopter.fleet.end import end_box
 from thopter.fleet.facts import how_to_wake, known
-from thopter.fleet.furnish import chosen
 from thopter.fleet.keeper import Keeper
-from thopter.fleet.launch import GIT_PORT, routes
+from thopter.fleet.launch import routes
 from thopter.fleet.live import LiveBox
 from thopter.fleet.notes import Notes
 from thopter.fleet.person import Hands
-from thopter.fleet.places import places_of
 from thopter.fleet.pool import WarmPool
 from thopter.fleet.pushes import LOG_KINDS as PUSH_KINDS
 from thopter.fleet.pushes import Pushes
@@ -44,23 +40,20 @@ from thopter.fleet.unsent import say_now
 from thopter.fleet.usage import Usages
 from thopter.fleet.variables import Variables
 from thopter.fleet.views import detail, view
-from thopter.kit.channel import ExecStream
+from thopter.fleet.works import Works
 from thopter.model.api import (
     Accepted,
     Check,
     CheckResult,
     CreateRequest,
-    DiffResult,
     FlowView,
-    PullInfo,
     RunRequest,
     TellRequest,
     TellResult,
     ThopterDetail,
     ThopterView,
-    TranscriptPage,
 )
-from thopter.model.errors import Ambiguous, NotFound, NotNow, ProviderError, Refused, Unsupported
+from thopter.model.errors import Ambiguous, NotNow, ProviderError, Unsupported
 from thopter.model.events import Event
 from thopter.model.nouns import Box, BoxState, Leak, Run
 from thopter.model.sockets import Suspends
@@ -114,6 +107,7 @@ class Fleet:
         self.audit = Audits(deps)
         self._hands = Hands(deps, self.audit)
         self.dials = Dials(self._live, self._hands.dial)
+        self.works = Works(deps, self._crew, self._live, self._hands)
         self.budgets = Budgets(deps)
         self.logs = SessionLogs(deps)
         self.snapshots = Snapshots(deps)
@@ -271,14 +265,6 @@ class Fleet:
         live.box = box
         await live.refold()
 
-    async def transcript(self, name: str, after: int, limit: int, last: int) -> TranscriptPage:
-        """A page of the conversation."""
-        box = await self._find(name)
-        run = await self._crew.run_of(box.id)
-        if run is None:
-            return TranscriptPage(entries=[], next=0, total=0)
-        return await self.deps.store.entries.page(run.id, after, limit, last)
-
     async def check(self, name: str) -> CheckResult:
         """Is the box there, is tmux up in it, is the agent's process alive: asked now."""
         box = await self._find(name)
@@ -290,83 +276,6 @@ class Fleet:
         except ProviderError:
             return CheckResult(tmux=False, agent=False, box=False)
         return CheckResult(tmux=bool(sessions), agent=live.agent_running, box=True)
-
-    async def screen(self, name: str) -> str:
-        """The agent's pane as plain text."""
-        live, _run = await self._live(name)
-        return str((await (await live.link()).tmux_capture(telling.PANE)).get("screen", ""))
-
-    async def diff(self, name: str, checkout: str = "") -> DiffResult:
-        """The work so far."""
-        live, run = await self._live(name)
-        return await work.diff(await live.link(), chosen(run, checkout))
-
-    async def pull(self, name: str, wip: bool, checkout: str = "") -> PullInfo:
-        """Bring the box's commits into its branch of the mirror."""
-        live, run = await self._live(name)
-        run = chosen(run, checkout)
-        if run.repo is None:
-            raise Refused("this thopter has no repository", hint="start it with --repo")
-        url = f"http://127.0.0.1:{places_of(live.box).port(GIT_PORT)}/r/{run.repo.slug}.git"
-        commits, dirty = await work.push_from_box(await live.link(), run, live.box.name, url, wip)
-        head = await self.deps.mirrors.branch_head(run.repo.slug, live.box.name)
-        if head is None:
-            raise ProviderError("the push did not arrive in the mirror", hint="see 'thopter hub logs'")
-        return PullInfo(
-            branch=f"thopter/{live.box.name}",
-            head=head,
-            base=run.repo.base,
-            commits=commits,
-            dirty=dirty,
-            wip=wip and dirty > 0,
-        )
-
-    async def bundle(self, name: str, checkout: str = "") -> AsyncIterator[bytes]:
-        """The branch as a git bundle, from the mirror (works while the box is frozen or lost)."""
-        box = await self._find(name)
-        run = await self._crew.run_of(box.id)
-        run = run and chosen(run, checkout)
-        if run is None or run.repo is None:
-            raise Refused("this thopter has no repository", hint="start it with --repo")
-        if await self.deps.mirrors.branch_head(run.repo.slug, box.name) is None:
-            raise NotFound(f"{box.name} has pushed nothing yet", hint=f"'thopter pull {box.name}' does it")
-        async for chunk in self.deps.mirrors.bundle(run.repo.slug, run.repo.base, box.name):
-            yield chunk
-
-    @asynccontextmanager
-    async def exec(
-        self,
-        name: str,
-        argv: Sequence[str],
-        env: Mapping[str, str] | None,
-        cwd: str | None,
-        pty: tuple[int, int] | None,
-        stdin: bool,
-    ) -> AsyncIterator[ExecStream]:
-        """Run ``argv`` in the box, in the run's folder unless ``cwd`` says otherwise; without an ``env``
-        of its own with the operator's variables, as login shells and the agent have them."""
-        live, run = await self._live(name)
-        link = await live.link()
-        where = cwd or run.cwd or places_of(live.box).work
-        await self._hands.command(live.box, run, argv, env, where, pty is not None)
-        more = live.ctx.settings.get("env") if live.ctx is not None else None
-        opened = link.open_exec(list(argv), env=env, cwd=where, pty=pty, stdin=stdin, more_env=more)
-        with live.person(pty is not None):
-            async with opened as session:
-                yield session
-
-    async def put(self, name: str, path: str, body: AsyncIterator[bytes]) -> int:
-        """Write a file in the box, atomically."""
-        live, run = await self._live(name)
-        await self._hands.file("put", live.box, run, path)
-        return await (await live.link()).put_stream(path, body)
-
-    async def fetch(self, name: str, path: str) -> AsyncIterator[bytes]:
-        """Read a file of the box."""
-        live, run = await self._live(name)
-        await self._hands.file("fetch", live.box, run, path)
-        async for chunk in (await live.link()).fetch_stream(path):
-            yield chunk
 
     async def flow(self, flow_id: str) -> FlowView:
         """How a flow is doing."""

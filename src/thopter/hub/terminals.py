@@ -24,7 +24,8 @@ from msgspec import Meta, Struct
 from thopter.hub.answers import bad_request, encode, unexpected
 from thopter.hub.asgi import Message, Receive, Scope, Send, first_of
 from thopter.hub.life import Hub
-from thopter.hub.ports import ExecSession, FleetPort, Json
+from thopter.hub.ports import FleetPort, Json
+from thopter.hub.ports.works import ExecSession
 from thopter.hub.protocol import HUNG_UP
 from thopter.hub.routes import parse_body
 from thopter.model.api import ExecRequest
@@ -60,7 +61,7 @@ async def exec_command(hub: Hub, name: str, scope: Scope, receive: Receive, send
 
     def start(fleet: FleetPort, request: ExecRequest) -> Opened:
         size = (request.pty.rows, request.pty.cols) if request.pty is not None else None
-        return fleet.exec(name, request.argv, request.env, request.cwd or None, size, request.stdin)
+        return fleet.works.exec(name, request.argv, request.env, request.cwd or None, size, request.stdin)
 
     await converse(hub, (ExecRequest, check_exec, start), scope, receive, send)
 

@@ -84,7 +84,7 @@ async def check_thopter(call: Call[NoQuery, Nothing]) -> CheckResult:
 
 async def screen_thopter(call: Call[NoQuery, Nothing]) -> ScreenText:
     """The agent's pane."""
-    return ScreenText(screen=await call.fleet.screen(call.key))
+    return ScreenText(screen=await call.fleet.works.screen(call.key))
 
 
 ROUTES = (

@@ -38,7 +38,7 @@ class PathQuery(Struct, kw_only=True):
 async def transcript(call: Call[TranscriptQuery, Nothing]) -> TranscriptPage:
     """A page of the conversation."""
     query = call.query
-    return await call.fleet.transcript(call.key, query.after, query.limit, query.last)
+    return await call.fleet.works.transcript(call.key, query.after, query.limit, query.last)
 
 
 class CheckoutQuery(Struct, kw_only=True):
@@ -49,27 +49,27 @@ class CheckoutQuery(Struct, kw_only=True):
 
 async def diff(call: Call[CheckoutQuery, Nothing]) -> DiffResult:
     """What changed since the base."""
-    return await call.fleet.diff(call.key, call.query.checkout)
+    return await call.fleet.works.diff(call.key, call.query.checkout)
 
 
 async def pull(call: Call[NoQuery, PullRequest]) -> PullInfo:
     """Bring the work into the mirror."""
-    return await call.fleet.pull(call.key, call.body.wip, call.body.checkout)
+    return await call.fleet.works.pull(call.key, call.body.wip, call.body.checkout)
 
 
 def bundle(call: Call[CheckoutQuery, Nothing]) -> AsyncIterator[bytes]:
     """The pulled work as a git bundle."""
-    return call.fleet.bundle(call.key, call.query.checkout)
+    return call.fleet.works.bundle(call.key, call.query.checkout)
 
 
 async def put_file(call: Call[PathQuery, Nothing]) -> Written:
     """Write a file in the box, atomically."""
-    return Written(size=await call.fleet.put(call.key, call.query.path, call.chunks))
+    return Written(size=await call.fleet.works.put(call.key, call.query.path, call.chunks))
 
 
 def fetch_file(call: Call[PathQuery, Nothing]) -> AsyncIterator[bytes]:
     """Read a file of the box."""
-    return call.fleet.fetch(call.key, call.query.path)
+    return call.fleet.works.fetch(call.key, call.query.path)
 
 
 ROUTES = (

@@ -6,9 +6,9 @@ The shell (HTTP, events, terminals, process life) is written against these proto
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
 
 from thopter.hub.ports.approvals import ApprovalsPort
 from thopter.hub.ports.audit import AuditPort
@@ -25,6 +25,7 @@ from thopter.hub.ports.talk import TalkPort
 from thopter.hub.ports.tokens import TokensPort
 from thopter.hub.ports.usage import UsagePort
 from thopter.hub.ports.variables import VariablesPort
+from thopter.hub.ports.works import WorksPort
 from thopter.kit.paths import Paths
 from thopter.kit.settings import Settings
 from thopter.model.api import (
@@ -32,15 +33,12 @@ from thopter.model.api import (
     Check,
     CheckResult,
     CreateRequest,
-    DiffResult,
     FlowView,
-    PullInfo,
     RunRequest,
     TellRequest,
     TellResult,
     ThopterDetail,
     ThopterView,
-    TranscriptPage,
 )
 from thopter.model.events import Event
 from thopter.model.nouns import Leak
@@ -49,30 +47,6 @@ from thopter.store.idempotency import Claim
 
 if TYPE_CHECKING:
     from thopter.hub.ports.dials import DialsPort
-
-
-class ExecSession(Protocol):
-    """One command under way in a box. Iterating it yields ``(stream, data)``, stream 1 or 2, until
-    all output has been read; not iterating holds the command back."""
-
-    def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
-        """Output in order of arrival, at most 1 MiB an item."""
-
-    async def write(self, data: bytes) -> None:
-        """Give it input; waits until there is room. What it can't take any more (it closed its
-        input, or ended) is dropped."""
-
-    async def eof(self) -> None:
-        """End its input; output goes on."""
-
-    async def resize(self, rows: int, cols: int) -> None:
-        """Tell its terminal the new size; without a terminal nothing happens."""
-
-    async def signal(self, name: str) -> None:
-        """Send it a signal by name without ``SIG``; ended already: nothing happens."""
-
-    async def wait(self) -> tuple[Literal["exit", "signal"], int]:
-        """How it ended. Called after the output has been read."""
 
 
 class FleetInfo(Protocol):
@@ -106,6 +80,10 @@ class FleetPort(Protocol):
     @property
     def dials(self) -> DialsPort:
         """Connections to ports inside boxes."""
+
+    @property
+    def works(self) -> WorksPort:
+        """What thopters have done, and hands in their boxes."""
 
     @property
     def variables(self) -> VariablesPort:
@@ -197,41 +175,8 @@ class FleetPort(Protocol):
     async def thaw(self, name: str) -> None:
         """Let them go on. Idempotent."""
 
-    async def transcript(self, name: str, after: int, limit: int, last: int) -> TranscriptPage:
-        """Entries after a cursor, or the last ones when ``last`` is not 0."""
-
     async def check(self, name: str) -> CheckResult:
         """Ask the box now."""
-
-    async def screen(self, name: str) -> str:
-        """The agent's pane as plain text."""
-
-    async def diff(self, name: str, checkout: str) -> DiffResult:
-        """What changed since the base; ``checkout`` names another repository than the main one."""
-
-    async def pull(self, name: str, wip: bool, checkout: str) -> PullInfo:
-        """Bring the work into the mirror."""
-
-    def bundle(self, name: str, checkout: str) -> AsyncIterator[bytes]:
-        """The pulled work as a git bundle."""
-
-    def exec(
-        self,
-        name: str,
-        argv: Sequence[str],
-        env: Mapping[str, str] | None,
-        cwd: str | None,
-        pty: tuple[int, int] | None,
-        stdin: bool,
-    ) -> AbstractAsyncContextManager[ExecSession]:
-        """Start a command on entering; ``pty`` is rows and columns. Leaving the context ends it,
-        unless the fleet knows it as an attach."""
-
-    async def put(self, name: str, path: str, body: AsyncIterator[bytes]) -> int:
-        """Write a file atomically; returns its size. A body that raises leaves the old file."""
-
-    def fetch(self, name: str, path: str) -> AsyncIterator[bytes]:
-        """Read a file."""
 
     async def flow(self, flow_id: str) -> FlowView:
         """Progress of a flow."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from thopter.hub.ports import ExecSession
+from thopter.hub.ports.works import ExecSession
 
 
 class DialsPort(Protocol):
