@@ -6,11 +6,12 @@ import pytest
 from msgspec import structs
 
 from thopter.fleet.ports import Chosen
-from thopter.fleet.walls import cannot, capped, hold, weaker
+from thopter.fleet.walls import cannot, capped, hold, raised
 from thopter.model.errors import Refused
 from thopter.model.ids import BoxId
 from thopter.model.nouns import Box, BoxState, Isolation, Limits
 from thopter.model.sockets import Caps
+from thopter.model.tiers import TIERS, stronger, weaker
 
 MIB = 1 << 20
 
@@ -33,9 +34,26 @@ def test_isolation_is_ranked_and_what_is_unknown_is_trusted_with_nothing() -> No
     for kind in Isolation:
         assert not weaker(kind, "any")
         assert weaker(kind, "namespaces") is (kind is Isolation.NONE)
-        assert weaker(kind, "vm")
+        assert weaker(kind, "gvisor") is (kind not in (Isolation.GVISOR, Isolation.VM))
+        assert weaker(kind, "vm") is (kind is not Isolation.VM)
     assert weaker("something-new", "namespaces") and weaker(None, "namespaces")
     assert weaker("vm", "something stronger"), "a wish that is not understood is never met"
+
+
+def test_a_request_raises_the_isolation_of_its_policy_and_never_lowers_it() -> None:
+    for have, policy in enumerate(TIERS):
+        for want, asked in enumerate(TIERS):
+            chosen = raised(_chosen(policy), asked)
+            assert chosen["isolation"] == TIERS[max(have, want)] == stronger(policy, asked)
+            assert chosen.get("raised", False) is (want > have)
+    assert stronger("vm", "") == "vm" and stronger("", "gvisor") == "gvisor"
+
+
+def test_a_tier_that_cannot_be_had_is_refused_with_what_is_missing() -> None:
+    caps = Caps(isolation=Isolation.NAMESPACES_IDMAPPED, missing={"gvisor": "runsc is not installed"})
+    why = cannot(caps, _chosen("gvisor"))
+    assert why.endswith("boxes made here have namespaces-idmapped: runsc is not installed")
+    assert cannot(Caps(isolation=Isolation.VM), _chosen("gvisor")) == ""
 
 
 def test_settings_give_way_to_the_policys_limits_and_what_is_asked_for_is_refused() -> None:

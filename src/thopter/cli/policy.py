@@ -122,7 +122,8 @@ def explain(app: App, name: str, as_json: bool) -> None:
         return app.json(found)
     app.out(f"{found.name} has policy {found.policy}: {one_line(found.why, 200)}")
     if found.isolation:
-        app.out(f"  its box: isolation {found.isolation}")
+        least = f" (at least {found.least} was asked for)" if found.least else ""
+        app.out(f"  its box: isolation {found.isolation}{least}")
     for grant in found.grants:
         app.out(f"  a person allowed it {one_line(grant.host, 260)} port {grant.port}")
     if found.info is None:

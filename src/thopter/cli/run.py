@@ -18,6 +18,7 @@ from thopter.cli.progress import Steps, follow, took
 from thopter.kit.sanitize import one_line
 from thopter.model.api import Accepted, CreateRequest, FlowView, RunRequest
 from thopter.model.errors import BadInput, ThopterError
+from thopter.model.tiers import TIERS
 
 TEXT_MAX = 1 << 20
 _FIRST_LINES = 4
@@ -32,6 +33,8 @@ def start_options(command: Any) -> Any:
         click.option("--branch", metavar="BRANCH", help="The branch to start from; default: HEAD."),
         click.option("--agent", metavar="AGENT", help="The agent to use."),
         click.option("--policy", metavar="POLICY", help="What it may reach; see 'thopter policy show'."),
+        click.option("--isolation", type=click.Choice(TIERS), default="any",
+                     help="The least tier of its box; never less than its policy asks for."),
         click.option("--budget", metavar="AMOUNT", help="What it may spend: 5usd,2h,200turns,3Mtokens."),
         click.option("--detach", "-d", is_flag=True, help="Return when it is up; show no conversation."),
         click.option("--snapshot", metavar="SNAP", help="Start from this saved box; default: box.snapshot."),
@@ -236,6 +239,7 @@ def _start(app: App, given: dict[str, Any]) -> dict[str, Any]:
         minutes[name] = given[name] if given[name] is not None else int(local) if local else None
     budget = _budget(given["budget"] or _local_setting(app, "run.budget"))
     chosen = {"snapshot": named, "fresh": given["fresh"], "policy": given["policy"] or ""}
+    chosen["isolation"] = given["isolation"]
     return {**chosen, "budget": budget, **minutes}
 
 

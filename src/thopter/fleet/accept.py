@@ -22,7 +22,7 @@ from thopter.fleet.lease import new_lease
 from thopter.fleet.ports import HOME, Chosen
 from thopter.fleet.take import TakeArgs, claim, hand_over
 from thopter.fleet.tell import check_text
-from thopter.fleet.walls import capped, check_walls
+from thopter.fleet.walls import capped, check_walls, raised
 from thopter.fleet.warm import offers, recipe, speakable
 from thopter.kit import failpoint
 from thopter.kit.caller import caller
@@ -168,9 +168,9 @@ class Acceptor:
         saved = await self._saved(req)
         now = self.deps.clock.now_ms()
         ids = Ids.make(now)
-        chosen = self.deps.policies.choose(req.policy, req.repo, req.trust)
+        chosen = raised(self.deps.policies.choose(req.policy, req.repo, req.trust), req.isolation)
         provider = saved.provider if saved else str(self.deps.settings.get("provider"))
-        await check_walls(self.deps, provider, chosen)
+        await check_walls(self.deps, provider, chosen, saved.id if saved else "")
         self._may_post_create(req, chosen)
         box, run = self._records(req, ids, now, saved, chosen)
         settings = await self._agent_settings(req)

@@ -8,6 +8,7 @@ from thopter.fleet.deps import Deps
 from thopter.model.api import Check
 from thopter.model.errors import ThopterError
 from thopter.model.nouns import BoxState, Isolation
+from thopter.model.tiers import Tiers
 
 _LOW_DISK = 2 << 30
 _TOLD_MS = 2 * 86_400_000  # a note is given up after one day: tell it for another
@@ -31,6 +32,8 @@ async def doctor(deps: Deps) -> list[Check]:
                 text=f"isolation {caps.isolation}; limits: {', '.join(sorted(caps.limits)) or 'none'}",
             )
         )
+        if isinstance(provider, Tiers):
+            checks += [_tier(name, kind, why) for kind, why in (await provider.tiers(again=True)).items()]
         checks += [
             Check(name=f"provider {name}: {what}", level="warn", text=sentence)
             for what, sentence in sorted(caps.missing.items())
@@ -41,6 +44,12 @@ async def doctor(deps: Deps) -> list[Check]:
     checks += await deps.policies.checks()
     checks += await _notes(deps)
     return checks
+
+
+def _tier(provider: str, kind: str, why: str) -> Check:
+    """Whether a stronger kind of box than the usual one can be had."""
+    text = f"can't be had: {why}" if why else "can be had: a box of it was made"
+    return Check(name=f"provider {provider}: isolation {kind}", level="warn" if why else "ok", text=text)
 
 
 def _disk(deps: Deps) -> Check:

@@ -179,6 +179,7 @@ class Egress:
             lines=lines[-limit:],
             info=self._deps.policies.info(route.policy),
             isolation=box.isolation or "",
+            least=str(chosen(box).get("isolation", "any")).removeprefix("any"),
         )
 
     # ------------------------------------------------------------------------------ allowing

@@ -89,6 +89,7 @@ def box_spec(box: Box, token: str, owner: str) -> BoxSpec:
         name=box.name,
         golden=box.golden or "default",
         snapshot=box.snapshot,
+        isolation=str(boxnet.chosen(box).get("isolation", "")),
         limits=box.limits,
         ports=(MODEL_PORT, GIT_PORT, boxnet.EGRESS_PORT),
         tags={"thopter": box.name, "owner": owner},

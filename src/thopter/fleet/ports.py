@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Protocol, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict
 
 from msgspec import Struct
 
@@ -128,10 +128,12 @@ class Gateways(Protocol):
 class Chosen(TypedDict):
     """A policy chosen for a box, as kept with the box. ``ca``: it opens TLS; ``isolation``: the weakest
     kind of box it takes; ``most``: limits of the box, 0 for none; ``env``: placeholders of the secrets that
-    may be used (absent in boxes of an older thopter)."""
+    may be used (absent in boxes of an older thopter). ``raised``: the request asked for a stronger kind
+    than the policy."""
 
     name: str
     why: str
+    raised: NotRequired[bool]
     ca: bool
     isolation: str
     most: dict[str, float]

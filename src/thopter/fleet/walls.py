@@ -9,19 +9,14 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from thopter.model.errors import NotFound, Refused
-from thopter.model.nouns import Box, Isolation, Limits
-from thopter.model.sockets import Caps
+from thopter.model.nouns import Box, Limits
+from thopter.model.sockets import BoxSpec, Caps
+from thopter.model.tiers import stronger, weaker
 
 if TYPE_CHECKING:
     from thopter.fleet.deps import Deps
     from thopter.fleet.ports import Chosen
 
-# By the names that policies use. A kind that is not listed is trusted with nothing.
-_STRENGTH = {
-    "any": 0, Isolation.NONE: 0, Isolation.CONTAINER: 1, Isolation.BUBBLEWRAP: 1,
-    Isolation.NAMESPACES_USER: 1, Isolation.NAMESPACES_IDMAPPED: 1, "namespaces": 1, "gvisor": 2, "vm": 3,
-}  # fmt: skip
-_NEVER = 99
 # Limits of a policy: the field of Limits, how many of its units one of the policy's is, and its words.
 _MOST = {
     "memory_mb": ("memory_bytes", 1 << 20, "MiB of memory"),
@@ -31,9 +26,11 @@ _MOST = {
 }
 
 
-def weaker(isolation: str | None, wanted: str) -> bool:
-    """Whether a box of that isolation is weaker than a policy wants."""
-    return _STRENGTH.get(isolation or Isolation.NONE, 0) < _STRENGTH.get(wanted, _NEVER)
+def raised(chosen: Chosen, asked: str) -> Chosen:
+    """What was chosen, with the stronger isolation that a request asks for; a weaker wish changes nothing."""
+    if stronger(chosen["isolation"], asked) == chosen["isolation"]:
+        return chosen
+    return {**chosen, "isolation": asked, "raised": True}
 
 
 def capped(limits: Limits, chosen: Chosen, asked: Mapping[str, float]) -> Limits:
@@ -55,8 +52,10 @@ def capped(limits: Limits, chosen: Chosen, asked: Mapping[str, float]) -> Limits
 
 def cannot(caps: Caps, chosen: Chosen) -> str:
     """Why a machine that can do ``caps`` can't make boxes for this policy, "" when it can."""
-    if weaker(caps.isolation, chosen["isolation"]):
-        return f"asks for isolation {chosen['isolation']!r}, and boxes made here have {caps.isolation!s}"
+    least = chosen["isolation"]
+    if weaker(caps.isolation, least):
+        more = f": {caps.missing[least]}" if least in caps.missing else ""
+        return f"asks for isolation {least!r}, and boxes made here have {caps.isolation!s}{more}"
     for key, most in chosen["most"].items():
         field, _unit, words = _MOST[key]
         if most and field not in caps.limits:
@@ -65,18 +64,27 @@ def cannot(caps: Caps, chosen: Chosen) -> str:
     return ""
 
 
-async def check_walls(deps: Deps, provider: str, chosen: Chosen) -> None:
-    """Refused when boxes of this provider are weaker than the policy asks for."""
+async def check_walls(deps: Deps, provider: str, chosen: Chosen, snapshot: str = "") -> None:
+    """Refused when boxes of this provider are weaker than the policy (or the request) asks for, or can't be
+    started from what they shall be started from. Nothing has been made then."""
     if chosen["isolation"] == "any" and not any(chosen["most"].values()):
         return
     found = deps.providers.get(provider)
     if found is None:
         raise NotFound(f"there is no provider {provider!r}")
-    why = cannot(await found.caps(), chosen)
+    caps = await found.caps(BoxSpec(key="caps", name="caps", isolation=chosen["isolation"]))
+    why = cannot(caps, chosen)
+    if why and chosen.get("raised") and weaker(caps.isolation, chosen["isolation"]):
+        raise Refused(f"this request {why}", hint="'thopter doctor' says what can be had here")
     if why:
         raise Refused(
             f"policy {chosen['name']} ({chosen['why']}) {why}",
             hint="another policy is chosen with --policy, or for such text with [trust] in policy.toml",
+        )
+    if snapshot and "snapshots" not in caps.facets:
+        raise Refused(
+            f"a box of isolation {caps.isolation} can't be started from a saved box",
+            hint="--fresh starts from none",
         )
 
 

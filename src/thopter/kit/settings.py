@@ -117,8 +117,9 @@ SETTINGS: tuple[Setting, ...] = (
         "What such an agent is told.",
     ),
     Setting(
-        "local.isolation", "auto", "How the local provider isolates boxes; auto takes the strongest.",
-        ("auto", "namespaces-idmapped", "namespaces-user", "bubblewrap", "container", "none"),
+        "local.isolation", "auto", "How the local provider isolates boxes; auto takes the strongest of the "
+        "usual kinds; gvisor and vm are the least that every box shall have.",
+        ("auto", "namespaces-idmapped", "namespaces-user", "bubblewrap", "container", "none", "gvisor", "vm"),
     ),
     Setting(
         "local.pool", "auto", "Where boxes of the local provider write: a btrfs image (disk limits, instant "

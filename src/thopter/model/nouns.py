@@ -46,8 +46,10 @@ class WaitReason(enum.StrEnum):
 
 
 class Isolation(enum.StrEnum):
-    """How strongly a box is kept apart, named honestly."""
+    """How strongly a box is kept apart, named honestly (how strong each is: model/tiers.py)."""
 
+    VM = "vm"  # a virtual machine: a kernel of its own behind virtual hardware
+    GVISOR = "gvisor"  # a kernel of its own as a program, inside namespaces of ours
     NAMESPACES_IDMAPPED = "namespaces-idmapped"  # root hub: user namespace per box, own ids
     NAMESPACES_USER = "namespaces-user"  # ordinary user: one user namespace
     BUBBLEWRAP = "bubblewrap"

@@ -3,8 +3,8 @@
 A provider is a kind of place where boxes are made. Its core is small; what only some kinds can do
 are facets, found with ``isinstance`` (all protocols here are runtime-checkable).
 
-An agent is a kind of coding program. It is a set of pure functions from bytes to facts and from
-wishes to files, argv and keystrokes: no I/O, no clock.
+An agent is a kind of coding program: pure functions from bytes to facts and from wishes to files, argv
+and keystrokes; no I/O, no clock.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ from thopter.model.nouns import Leak as Leak
 class BoxSpec(Struct, frozen=True, kw_only=True):
     """What is wanted. ``key`` makes ``ensure`` idempotent; ``ports`` are the loopback ports on
     which gateways shall listen inside the box; ``native`` is for the vendor's own options.
-    ``snapshot`` names a saved box to start from (facet Snapshots); empty: from ``golden`` alone."""
+    ``snapshot`` names a saved box to start from (facet Snapshots); empty: from ``golden`` alone.
+    ``isolation``: the least tier (model/tiers.py) that will do; empty: any."""
 
     key: str
     name: str
     golden: str = "default"
     snapshot: str = ""
+    isolation: str = ""
     limits: Limits = Limits()
     ports: tuple[int, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -77,10 +79,8 @@ class BoxHandle(Struct, frozen=True, kw_only=True):
 
 class Caps(Struct, frozen=True, kw_only=True):
     """What this provider can do with this spec: sets of words, and words for what it can't.
-
-    ``limits`` holds the names of Limits fields that are really enforced. ``missing`` maps what is
-    absent to one sentence on how to get it (shown by ``thopter doctor``).
-    """
+    ``limits``: names of Limits fields that are really enforced. ``missing`` maps what is absent, also a
+    tier that was asked for, to one sentence on how to get it (shown by ``thopter doctor``)."""
 
     isolation: Isolation
     facets: frozenset[str] = frozenset()

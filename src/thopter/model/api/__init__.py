@@ -14,6 +14,7 @@ from thopter.model.api.talk import Message
 from thopter.model.api.usage import Usage
 from thopter.model.evidence import Evidence
 from thopter.model.nouns import Entry, Leak
+from thopter.model.tiers import Tier
 
 
 class RunRequest(Struct, kw_only=True):
@@ -24,6 +25,7 @@ class RunRequest(Struct, kw_only=True):
     a friendly one. ``snapshot``: start from that saved box (name or id), not from the default one;
     ``fresh``: from none. ``keep_alive``, ``idle_timeout``: minutes, 0 for no end, null for the settings'.
     ``trust``: who wrote the prompt's text: the operator, somebody who may write to the repository, others.
+    ``isolation``: the least tier of its box; it can be more than the policy asks for, never less.
     ``budget``: what it may spend of its models; what is 0 is as the setting ``run.budget`` says.
     """
 
@@ -41,6 +43,7 @@ class RunRequest(Struct, kw_only=True):
     furnishing: Furnishing = field(default_factory=Furnishing)
     policy: str = ""
     trust: Literal["operator", "writer", "outsider"] = "operator"
+    isolation: Tier = "any"
     budget: BudgetAmount = field(default_factory=BudgetAmount)
 
 
@@ -57,6 +60,7 @@ class CreateRequest(Struct, kw_only=True):
     idle_timeout: Annotated[float, Meta(ge=0, le=5_256_000)] | None = None
     furnishing: Furnishing = field(default_factory=Furnishing)
     policy: str = ""
+    isolation: Tier = "any"
     budget: BudgetAmount = field(default_factory=BudgetAmount)
 
 

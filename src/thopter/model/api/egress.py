@@ -107,7 +107,7 @@ class Grant(Struct, kw_only=True):
 class EgressView(Struct, kw_only=True):
     """``GET /v1/thopters/{name}/egress``. ``why``: why it has that policy. ``up``: the gateway serves it.
     ``lines``: refusals (from the events), and with ``all`` what the gateway's process still remembers.
-    ``isolation``: of its box."""
+    ``isolation``: of its box; ``least``: the tier that was asked for it, empty for any."""
 
     name: str
     policy: str
@@ -121,6 +121,7 @@ class EgressView(Struct, kw_only=True):
     lines: list[EgressLine] = field(default_factory=list)
     info: PolicyInfo | None = None
     isolation: str = ""
+    least: str = ""
 
 
 class AllowRequest(Struct, kw_only=True):

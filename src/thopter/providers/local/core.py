@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
 
-from thopter.model.sockets import BoxHandle
+from thopter.model.sockets import BoxHandle, BoxSpec
 from thopter.providers.local import modes
 from thopter.providers.local.maker import Birth, Maker
 from thopter.providers.local.nursery import Nursery
 from thopter.providers.local.record import Record
+
+if TYPE_CHECKING:
+    from thopter.providers.local.tiers import Stronger
 
 
 class Core:
@@ -45,6 +49,18 @@ class Core:
 
     async def _decided(self) -> modes.Mode:
         """How boxes are made here; Refused."""
+        raise NotImplementedError
+
+    async def _create(self, spec: BoxSpec, how: modes.Mode | Stronger, golden: str = "") -> BoxHandle:
+        """Make a box that way, all or nothing."""
+        raise NotImplementedError
+
+    async def destroy(self, key: str) -> None:
+        """See the socket Provider."""
+        raise NotImplementedError
+
+    async def _revived(self, old: Record, spec: BoxSpec) -> Record:
+        """Have a box without processes made again on its files, as a kind no weaker than it was."""
         raise NotImplementedError
 
     async def _bear(self, birth: Birth) -> Record:

@@ -21,8 +21,10 @@ from thopter.kit.paths import Paths, find_paths
 from thopter.kit.settings import Settings
 from thopter.kit.threads import finish
 from thopter.model.errors import Ambiguous, NotFound, NotNow, ProviderError, Refused, TimedOut
+from thopter.model.nouns import Isolation
 from thopter.model.sockets import BoxHandle, BoxSpec, Caps, GoldenPart, Leak, Places, Stream
 from thopter.providers.local import abilities, building, goldens, hello, modes, workshop
+from thopter.providers.local.ladder import ladder
 from thopter.providers.local.living import Living, probe_live
 from thopter.providers.local.living import reconcile as let_go_on
 from thopter.providers.local.maker import Birth, Maker
@@ -33,6 +35,7 @@ from thopter.providers.local.resting import Resting, reconcile
 from thopter.providers.local.saving import SNAP_LOCK, Saving
 from thopter.providers.local.sweep import Found
 from thopter.providers.local.sweep import find as find_leaks
+from thopter.providers.local.tiers import ASKED_FOR, Stronger, Tiering
 from thopter.providers.local.way_bubblewrap import Bubblewrap
 from thopter.providers.local.way_container import Container
 from thopter.providers.local.way_none import PlainFolder
@@ -43,7 +46,7 @@ _NO_WAY = "see 'thopter doctor'; local.isolation = none runs agents as you, with
 log = logging.getLogger(__name__)
 
 
-class LocalProvider(Saving, Resting, Living, Mending):
+class LocalProvider(Saving, Resting, Living, Mending, Tiering):
     """See the module docstring. All methods may be called concurrently."""
 
     name: ClassVar[str] = "local"
@@ -62,6 +65,9 @@ class LocalProvider(Saving, Resting, Living, Mending):
                 PlainFolder(paths.runtime, self._maker.pool.folder),
             ),
         )
+        self._ladder: tuple[Stronger, ...] = ladder(self, self._maker, self._nursery)
+        self._had: dict[Isolation, tuple[str, float]] = {}
+        self._climbing: dict[Isolation, asyncio.Lock] = {}
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         self._mode: modes.Mode | None = None
         self._problems: dict[str, str] = {}
@@ -115,7 +121,8 @@ class LocalProvider(Saving, Resting, Living, Mending):
         await finish(self._maker.dismantle)
 
     async def caps(self, spec: BoxSpec | None = None) -> Caps:
-        """What boxes here can do, found by making one (once). With nothing that works, no facets."""
+        """What boxes here can do, found by making one (once). With nothing that works, no facets. For a
+        ``spec`` that asks for more than the usual isolation: what such boxes can."""
         if trouble := await self.mend():
             raise ProviderError(trouble, hint="free some disk space")
         await self._warm_up()
@@ -123,7 +130,8 @@ class LocalProvider(Saving, Resting, Living, Mending):
             if not self._probed:
                 await self._probe()
                 self._no_live = await self._probe_live()
-            return abilities.caps(self._maker, self._mode, self._problems, self._no_live)
+            usual = abilities.caps(self._maker, self._mode, self._problems, self._no_live)
+        return await self._tier_caps(self._least(spec), usual)
 
     async def _decided(self) -> modes.Mode:
         """How boxes are made here. Refused, with the reasons, when they can't be."""
@@ -139,7 +147,8 @@ class LocalProvider(Saving, Resting, Living, Mending):
             return self._mode
 
     def _choices(self) -> list[modes.Mode]:
-        return modes.choices(os.geteuid(), os.getegid(), self._maker.settings.get("local.isolation"))
+        asked = str(self._maker.settings.get("local.isolation"))
+        return modes.choices(os.geteuid(), os.getegid(), "auto" if asked in ASKED_FOR else asked)
 
     async def _probe(self) -> None:
         """Really make a box, each way in turn, until one works."""
@@ -189,16 +198,18 @@ class LocalProvider(Saving, Resting, Living, Mending):
             if record is not None:
                 await finish(self._maker.remove, spec.key)
             await self._warm_up()
-            return await self._create(spec, await self._decided())
+            return await self._create(spec, await self._suited(spec))
 
-    async def _create(self, spec: BoxSpec, mode: modes.Mode, golden: str = "") -> BoxHandle:
+    async def _create(self, spec: BoxSpec, how: modes.Mode | Stronger, golden: str = "") -> BoxHandle:
         try:
             token = secrets.token_urlsafe(24)
-            if not mode.ours:
-                record = await self._ways.bear(spec, mode, token, golden)
+            if not isinstance(how, modes.Mode):
+                return self._handle(await how.bear(spec, token, golden))
+            if not how.ours:
+                record = await self._ways.bear(spec, how, token, golden)
                 await self._first_words(record)
                 return self._handle(record)
-            birth = await finish(self._maker.prepare, spec, mode, token, golden)
+            birth = await finish(self._maker.prepare, spec, how, token, golden)
             return self._handle(await self._bear(birth))
         except BaseException as e:
             await finish(self._maker.remove, spec.key)

@@ -55,19 +55,15 @@ class Resting(Core):
                 raise NotNow(f"box {key} is still being created")
             if self._maker.alive(record):
                 return self._handle(record)
-            must_be_ours(record.isolation, "started again")
             await self._warm_up()
             if not await finish(self._maker.pool.has, key):
                 raise NotFound(
                     f"nothing is left of what box {key} had written: its disk was cut off before it was kept"
                 )
-            mode = await self._decided()
-            must_be_ours(mode.isolation, "started again")
             await finish(self._maker.end, record)
             await self._forget(key)
             try:
-                birth = await finish(self._maker.prepare_again, record, spec, mode)
-                record = await self._bear(birth)
+                await self._revived(record, spec)
             except BaseException as e:
                 half = await finish(self._maker.records.read, key)
                 if half is not None:
