@@ -167,8 +167,8 @@ class Budgets:
         stopped = live is not None and _stopped(live)
         await self.deps.store.write(record)
         terms = await terms_of(self.deps, box, run)
-        await self.deps.gateways.model_terms(box.id, terms)
-        self._sent[box.id] = terms
+        if await self.deps.gateways.model_terms(box.id, terms):
+            self._sent[box.id] = terms
         view = await self._view(box, terms)
         if live is not None:
             live.learn([raised])

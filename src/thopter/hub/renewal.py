@@ -122,7 +122,9 @@ class Renewals:
             login = oauth.from_secret(secret)
             if login.ended or not self._needs(name, login):
                 return login  # somebody else was first
-            await asyncio.to_thread(self._secrets.set, name, secret)  # no room for the next: then not now
+            if not await asyncio.to_thread(self._secrets.set, name, secret, secret):
+                return login  # a person stored another this moment
+            # There was room for it, so there will be for the next.
             return await finish(self._refresh, name, secret, login)  # also when the hub is ending
 
     def _refresh(self, name: str, secret: Secret, login: oauth.Login) -> oauth.Login:
@@ -149,16 +151,15 @@ class Renewals:
         anybody looks. A login that a person stored meanwhile counts more."""
         before, fresh = self._unkept[name]
         try:
-            now = self._secrets.get(name)
-            if now == before:
-                self._secrets.set(name, oauth.to_secret(fresh))
+            kept = self._secrets.set(name, oauth.to_secret(fresh), before)
         except (ThopterError, OSError) as e:
             self.problems[name] = f"the renewed login can't be kept: {e}"
             raise
         del self._unkept[name]
-        if now == before:
+        if kept:
             self.problems[name] = fresh.ended
             return fresh
+        now = self._secrets.get(name)
         return oauth.from_secret(now) if now is not None and now.kind == oauth.KIND else fresh
 
     async def _take_lock(self) -> int:

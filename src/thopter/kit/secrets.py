@@ -115,10 +115,13 @@ class SecretStore:
         value = found["secret"] if "secret" in found else self._keyring("get", name)
         return Secret(kind=found["kind"], secret=value)
 
-    def set(self, name: str, value: Secret) -> str:
-        """Keep the secret; returns where (``file`` or ``keyring``). Durable when it returns."""
+    def set(self, name: str, value: Secret, before: Secret | None = None) -> str:
+        """Keep the secret; returns where (``file`` or ``keyring``). Durable when it returns. With ``before``
+        only in the place of that one; returns "" when another (or none) is there."""
         check_secret_name(name)
         with self._locked():
+            if before is not None and self.get(name) != before:
+                return ""
             tree = self._read()
             was = tree.get(name)
             backend = self.backend

@@ -186,6 +186,7 @@ PROJECT_KEYS = PROJECT_BOUNDS | {
 TABLES = ("repos", "uploads", "profiles")  # of the same files, with readers of their own
 
 _BY_KEY = {s.key: s for s in SETTINGS}
+_MOST = 10**15  # of any number: with it one can still reckon
 
 
 class Value(Struct, frozen=True):
@@ -234,13 +235,13 @@ def parse(key: str, raw: Any, origin: str) -> Value:
             if isinstance(raw, bool):
                 raise ValueError
             value = kind(raw)
-            if not 0 <= value < float("inf"):
+            if not 0 <= value <= _MOST:
                 raise ValueError
         elif isinstance(raw, str):
             value = raw
         else:
             raise ValueError
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         raise BadInput(f"{key} = {raw!r} ({origin}) is not a usable {kind.__name__}", hint=spec.doc) from None
     stray = [p for p in split(value) if p not in spec.parts] if spec.parts else []
     if stray:

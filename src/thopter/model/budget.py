@@ -92,5 +92,8 @@ def parse_amount(text: str) -> dict[str, Any]:
             raise BadInput(f"{text[:60]!r} says {kind} twice")
         if amount <= 0:
             raise BadInput(f"{part[:40]!r}: a budget is more than nothing")
+        most = 10**15 if kind in ("tokens", "turns") else 10**9
+        if amount > most:  # also what is no number any more
+            raise BadInput(f"{part[:40]!r} is more than a budget can be", hint=f"at most {most:,} {kind}")
         found[kind] = amount
     return {k: int(v) if k in ("tokens", "turns") else v for k, v in found.items()}

@@ -88,7 +88,7 @@ class Call:
         self.login = logins.of(route.attach, route.endpoint.authority)
         self.went = 0.0
         self.kept = 0
-        self.entered = False  # the login let it out
+        self.entered = False  # the login let it out, and waits for word of it
         self.asked = False  # it went out, and nothing came back yet
         self.answered = False  # a success came back
         self.budget = ""
@@ -115,7 +115,7 @@ class Call:
             self.error = self.error or "the box was detached"
             raise
         finally:
-            if self.asked or (self.entered and not self.went):  # it may be the one that was to look
+            if self.entered:  # it may be the one that was to look
                 self.login.heard(0, None, 0, self.went)
             self.route.bodies -= self.kept
             self.meter.settle(self)
@@ -146,8 +146,7 @@ class Call:
                 self.asked, self.went = True, time.monotonic()
                 answer = await self._ask(decision, body)
         except (httpx2.HTTPError, OSError) as e:
-            self.asked = False
-            self.login.heard(0, None, 0, self.went)
+            self.asked = isinstance(e, httpx2.ReadTimeout)  # an answer may be on its way, and billed
             await self._unreachable(e)
             return
         self.asked, self.answered = False, 200 <= answer.status_code < 300
@@ -221,6 +220,7 @@ class Call:
         if answer.status_code in (429, 529):
             self.limit = read_limit(answer.status_code, headers, now_ms)
         if self.path == PAID:
+            self.entered = False
             self.login.heard(answer.status_code, self.limit, now_ms, self.went)
         length = answer.headers.get("content-length", "")
         encoding = answer.headers.get("content-encoding", "")
