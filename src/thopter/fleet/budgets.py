@@ -51,6 +51,7 @@ class Budgets:
         self.deps = deps
         self._next_renewal = 0.0
         self._sent: dict[str, Terms] = {}  # what the gateway was last told, by box; only saves calls
+        self._said: set[Told] = set()  # of what has no price; only saves writes
 
     # ------------------------------------------------------------------------------ watching
 
@@ -61,11 +62,15 @@ class Budgets:
         while True:
             try:
                 page = await self.deps.gateways.model_log(after, _WAIT_MS)
-                fresh = page.get("boot") != boot
+                fresh, again = page.get("boot") != boot, bool(boot)
                 boot, after = str(page.get("boot")), int(page.get("next", 0))
+                if fresh and again:
+                    after = 0  # another process counts from its own beginning
                 await self._renew()
-                called = {str(r.get("box", "")) for r in page.get("records", [])}
-                await self._look(None if fresh else called)
+                records = page.get("records", [])
+                await self._look(None if fresh else {str(r.get("box", "")) for r in records})
+                for record in records:
+                    await self._unpriced(record)
             except ThopterError as e:
                 log.debug("budgets can't be looked at: %s", e.message)
                 await self.deps.clock.sleep(_PAUSE_S)
@@ -118,10 +123,30 @@ class Budgets:
             "name": box.name, "level": told.level, "what": limit.what, "whose": limit.whose, "text": text,
             "spent": people(limit.what, spent), "most": people(limit.what, limit.most),
         }  # fmt: skip
-        event = Event(kind="run.budget", at_ms=now, box=box.id, run=run.id, data=data)
+        await self._once(told, Event(kind="run.budget", at_ms=now, box=box.id, run=run.id, data=data))
 
+    async def _unpriced(self, record: Mapping[str, Any]) -> None:
+        """Tell of a call that was not made as its price is not known: once for each limit, as nothing is
+        spent that would tell it."""
+        live, most = self.deps.crew.live.get(str(record.get("box", ""))), record.get("unpriced")
+        if not isinstance(most, int) or most <= 0:
+            return
+        if live is None or live.run is None or record.get("run") != live.run.id:
+            return
+        told = Told(account_of(live.box.id), "usd", "unpriced", most)
+        if told in self._said:
+            return
+        text = str(record.get("error") or "")[:300]
+        data = {"name": live.box.name, "level": told.level, "what": told.what, "text": text}
+        now = self.deps.clock.now_ms()
+        await self._once(
+            told, Event(kind="run.budget", at_ms=now, box=live.box.id, run=live.run.id, data=data)
+        )
+        self._said.add(told)
+
+    async def _once(self, told: Told, event: Event) -> None:
         def both(tx: Tx) -> None:
-            if tx.budgets.tell(told, now):
+            if tx.budgets.tell(told, event.at_ms):
                 tx.events.append([event])
 
         await self.deps.store.write(both)

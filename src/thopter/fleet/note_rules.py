@@ -47,6 +47,7 @@ WHAT = {
     NoteKind.BUDGET: "has used up its budget",
     NoteKind.TEST: "can reach you",
 }
+BUDGET_WHAT = {"near": "nears its budget", "unpriced": "asks for a model without a price"}
 _TAGS = {
     NoteKind.WAITING_PERMISSION: "raised_hand",
     NoteKind.WAITING_QUESTION: "question",

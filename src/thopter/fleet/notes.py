@@ -102,7 +102,7 @@ class Notes:
         if found is not None:
             budget = event.kind == "run.budget"
             detail = str(event.data.get("text", "")) if budget else ""
-            what = "nears its budget" if budget and event.data.get("level") == "near" else ""
+            what = note_rules.BUDGET_WHAT.get(str(event.data.get("level")), "") if budget else ""
             await self._record(found, run, str(event.data.get("name", "")), detail, event.seq, what)
 
     async def _state(self, event: Event, run: Run) -> Ring | None:

@@ -90,7 +90,7 @@ def parse_amount(text: str) -> dict[str, Any]:
         amount = float(match[1]) * _SCALE[match[2] or ""] / (60 if word in ("m", "min") else 1)
         if kind in found:
             raise BadInput(f"{text[:60]!r} says {kind} twice")
-        if amount <= 0:
+        if amount < (1 if kind in ("tokens", "turns") else 1e-6):  # nothing would mean: no limit
             raise BadInput(f"{part[:40]!r}: a budget is more than nothing")
         most = 10**15 if kind in ("tokens", "turns") else 10**9
         if amount > most:  # also what is no number any more

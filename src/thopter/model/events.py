@@ -15,7 +15,7 @@ class Event(Struct, frozen=True, kw_only=True):
     (data is an Entry), ``note``, ``message`` (a kept message changed its state), ``label`` (note or
     status line set), ``box.said`` (what the box's own ``thopter-status`` reported).
     ``egress.denied``, ``egress.asked`` (of a box by the egress gateway), ``egress.allowed`` (by a person).
-    ``run.budget`` (``data.level``: near, spent, raised).
+    ``run.budget`` (``data.level``: near, spent, raised, unpriced).
     ``approval.asked`` and ``approval.answered`` (``data.state`` says how).
     """
 

@@ -21,7 +21,7 @@ class Budget(Struct, frozen=True, kw_only=True):
 
 
 class Told(Struct, frozen=True):
-    """One thing told of a limit: ``level`` is ``near`` or ``spent``."""
+    """One thing told of a limit: ``level`` is ``near``, ``spent`` or ``unpriced``."""
 
     account: str
     what: str

@@ -20,7 +20,9 @@ from thopter.model.budget import PICO, Limit, Terms, What, day_of, of_day, words
 
 _OUTPUT_UNSAID = 64_000  # tokens of an answer whose bound is not said (the endpoint will refuse the call)
 _CONTEXT = 1_000_000
-_POINTS = re.compile(rb'"type"\s*:\s*"(?:url|file|document|web_(?:search|fetch)_)|\\u00[4-7]')  # or hides it
+_POINTS = re.compile(rb'"type"\s*:\s*"(?:url|file|document|web_(?:search|fetch)_)')
+_HOUR = re.compile(rb'"ttl"\s*:\s*"1h"')
+_HIDES = re.compile(rb"\\u00(?:[4-7]|3[0-9])")  # a letter or digit spelled so that the others don't find it
 _TOOL_MS = 600_000  # a longer pause before a call is a person who was asked, or a box that was frozen
 _BYTES_A_TOKEN = 3  # of a prompt: few texts have more tokens than that
 
@@ -72,14 +74,17 @@ class Asked(Struct, frozen=True):
     model: str = ""
     max_tokens: int = 0
     stream: bool = False
+    hour: bool = False  # it may have its prompt cached for an hour
 
 
 class Over(Struct, frozen=True):
-    """The call is not made: which limit is reached, and the answer to the agent."""
+    """The call is not made: which limit is reached, and the answer to the agent. ``unpriced``: it is not
+    reached, but could not be kept."""
 
     limit: Limit | None
     spent: int
     refusal: Refusal
+    unpriced: bool = False
 
 
 class Wait(Struct, frozen=True):
@@ -97,13 +102,14 @@ class _Body(Struct):
 def read_asked(body: bytes) -> Asked:
     """Look into a call's body. What can't be read (the endpoint may be less strict) has no model, and the
     longest answer."""
+    hour = bool(_HOUR.search(body) or _HIDES.search(body))
     try:
         found = msgspec.json.decode(body, type=_Body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Asked(max_tokens=_OUTPUT_UNSAID)
+        return Asked(max_tokens=_OUTPUT_UNSAID, hour=hour)
     said = found.max_tokens or 0
     most = int(said) if 0 < said < 1 << 24 else _OUTPUT_UNSAID
-    return Asked(found.model[:100], most, found.stream is True)
+    return Asked(found.model[:100], most, found.stream is True, hour)
 
 
 def price_of(model: str, endpoint: str, now_ms: int, prompt: int, prices: Prices) -> Rates | None:
@@ -113,17 +119,21 @@ def price_of(model: str, endpoint: str, now_ms: int, prompt: int, prices: Prices
 
 def reach(body: bytes) -> int:
     """Bytes of prompt that a body may stand for: what it only points at may fill a model's whole context."""
-    return max(len(body), _CONTEXT * _BYTES_A_TOKEN if _POINTS.search(body) else 0)
+    whole = _CONTEXT * _BYTES_A_TOKEN
+    points = len(body) < whole and bool(_POINTS.search(body) or _HIDES.search(body))
+    return whole if points else len(body)
 
 
 def at_worst(asked: Asked, size: int, endpoint: str, now_ms: int, prices: Prices) -> Amount | None:
-    """What a call may spend: its whole prompt written to the cache, and the longest answer. None: its price
-    is not known (then only its tokens are)."""
+    """What a call may spend: its whole prompt written to the cache (the dearest it asks for), and the
+    longest answer. None: its price is not known (then only its tokens are)."""
     prompt = size // _BYTES_A_TOKEN + 1
     rates = price_of(asked.model, endpoint, now_ms, prompt, prices)
     if rates is None:
         return None
-    usd = cost_of(rates, {"cache_write": prompt, "output": asked.max_tokens})
+    dearer = asked.hour and rates.cache_write_1h > rates.cache_write
+    written = "cache_write_1h" if dearer else "cache_write"
+    usd = cost_of(rates, {written: prompt, "output": asked.max_tokens})
     return Amount(int(usd * PICO), prompt + asked.max_tokens, 1)
 
 
@@ -171,7 +181,7 @@ def unpriced(asked: Asked, endpoint: str, terms: Terms) -> Over | None:
         f"the budget of {limit.whose} is in dollars, and the price of {asked.model or 'that model'} at "
         f"{endpoint} is not known; a person can set the budget in tokens, or prices.endpoints"
     )
-    return Over(limit, 0, Refusal(402, "billing_error", text))
+    return Over(limit, 0, Refusal(402, "billing_error", text), unpriced=True)
 
 
 def _kind(amount: Amount, what: What) -> int:

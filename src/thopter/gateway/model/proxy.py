@@ -92,6 +92,7 @@ class Call:
         self.asked = False  # it went out, and nothing came back yet
         self.answered = False  # a success came back
         self.budget = ""
+        self.unpriced = 0
         attach, endpoint = route.attach, route.endpoint.authority
         self.meter = Meter(spending, route.prices, attach.box, attach.run, endpoint, self.began_ms)
 
@@ -171,6 +172,7 @@ class Call:
 
     async def _over(self, over: Over) -> None:
         self.refused, self.budget = True, over.limit.what if over.limit else "account"
+        self.unpriced = over.limit.most if over.unpriced and over.limit else 0
         again = over.refusal.status != 402
         await self.fail(over.refusal.status, over.refusal.type, over.refusal.message, again=again)
 
@@ -185,6 +187,8 @@ class Call:
             self.kept += len(piece)
             self.route.bodies += len(piece)
             if self.route.bodies > _BODIES_MAX:
+                self.route.bodies -= self.kept  # at once: the others are not to be refused for this one
+                self.kept = 0
                 raise BadRequest(529, "this box has too many long calls at once")
             body += piece
         return bytes(body)
@@ -314,6 +318,7 @@ class Call:
             "tokens": self.reader.tokens if self.reader else Tokens(),
             "reset_ms": self.limit.reset_ms if self.limit else 0,
             "budget": self.budget,
+            "unpriced": self.unpriced,
         }
 
 

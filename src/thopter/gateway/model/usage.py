@@ -149,7 +149,7 @@ class EventReader(_Base):
             return
         try:
             event = msgspec.json.decode(line[5:].strip())
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return  # not ours to judge: the agent gets the bytes as they are
         if not isinstance(event, dict):
             return
@@ -186,7 +186,7 @@ class JsonReader(_Base):
         """See Reader."""
         try:
             answer = msgspec.json.decode(bytes(self._body)) if self._body else None
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return
         self._body.clear()
         if isinstance(answer, dict):
@@ -272,6 +272,7 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tokens: Tokens = field(default_factory=Tokens)
     reset_ms: int = 0
     budget: str = ""  # refused: what was used up
+    unpriced: int = 0  # or could not be kept, as its price is not known: the most of that limit
 
 
 class Usage(Struct, kw_only=True):
