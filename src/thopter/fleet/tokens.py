@@ -12,6 +12,7 @@ from thopter.store.store import Store, Tx
 from thopter.store.tokens import TokenRow
 
 HUB = "hub"  # the token in the state folder; it is no row
+_OTHERS = ("operator",)  # whoever is at the hub's socket, who needs none
 
 
 class Tokens:
@@ -26,7 +27,9 @@ class Tokens:
         return await self._store().tokens.all()
 
     async def add(self, name: str, token: str, scopes: list[str], seconds: int) -> TokenRow:
-        """Record one; durable. Conflict when there is one of that name."""
+        """Record one; durable. Conflict when there is one of that name, or it stands for somebody else."""
+        if name in _OTHERS:
+            raise Conflict(f"no token may be called {name!r}", hint="choose another name")
         now = self._clock.now_ms()
         row = TokenRow(
             name=name,

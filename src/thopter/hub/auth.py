@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
+import ipaddress
 import os
 import secrets
 import stat
@@ -93,6 +94,18 @@ class Holder(Struct, frozen=True, eq=False):
 
 
 OPERATOR = Holder("operator", ALL_SCOPES)
+
+
+def source_of(address: str) -> str:
+    """Who is throttled together: an address; of IPv6 its /64, since whoever has one address has all of it.
+    What is no address stays as it is."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    return str(found.ipv4_mapped or ipaddress.IPv6Address(int(found) >> 64 << 64))
 
 
 class Throttle:

@@ -19,7 +19,7 @@ from thopter.hub.answers import (
     send_body,
     unexpected,
 )
-from thopter.hub.asgi import App, Receive, Scope, Send, first_of, gone, headers_named
+from thopter.hub.asgi import App, Message, Receive, Scope, Send, first_of, gone, headers_named
 from thopter.hub.auth import Holder
 from thopter.hub.guard import HOLDER_KEY, TICKET_KEY
 from thopter.hub.idempotency import Answer, once, read_key
@@ -84,7 +84,7 @@ class Endpoint:
             await while_good(scope, self.hub, talk)
         elif route.kind == "upload":
             check_type(scope, b"application/octet-stream")
-            call = await self._call(scope, query, Nothing(), _upload(receive))
+            call = await self._call(scope, query, Nothing(), _upload(scope, self.hub, receive))
             await self._finish(send, await self._run(scope, call))
         elif route.kind == "bytes":
             call = await self._call(scope, query, Nothing(), _no_chunks())
@@ -113,6 +113,7 @@ class Endpoint:
     ) -> Call[Any, Any]:
         key = str(scope["path_params"].get(self.route.parameter, ""))
         inside = None if self.route.alone else await self.hub.parts(self.route.mutating)
+        _check_good(scope, self.hub)  # it may have taken its time with the body
         return Call(
             hub=self.hub,
             inside=inside,
@@ -132,7 +133,7 @@ class Endpoint:
             return await self._run(scope, call)
 
         if call.holder.over is not None and call.holder.name != "hub":  # nobody learns what another was told
-            key = f"{call.holder.name}/{key}"
+            key = f"{call.holder.name} {key}"  # no caller's own key has a blank in it
         return await once(call.parts, scope, key, raw, self.hub.clock.now_ms(), work)
 
     async def _run(self, scope: Scope, call: Call[Any, Any]) -> Answer:
@@ -183,6 +184,11 @@ async def while_good(scope: Scope, hub: Hub, talk: Coroutine[Any, Any, None]) ->
         await first_of(talk, holder.ended(hub.clock))
 
 
+def _check_good(scope: Scope, hub: Hub) -> None:
+    if not holder_of(scope).good(hub.clock.now_ms()):
+        raise not_allowed("this token is not good any more", status=401)
+
+
 def check_type(scope: Scope, wanted: bytes) -> None:
     """Raise 415 unless the body is said to be ``wanted``: a web page can't send that elsewhere
     without asking first."""
@@ -216,13 +222,13 @@ def _too_big(most: int) -> ThopterError:
     return bad_request(f"the body is over {most} bytes", status=413)
 
 
-async def _upload(receive: Receive) -> AsyncIterator[bytes]:
-    """The body piece by piece. A client that goes away or stalls raises, so that no half file is
-    taken for a whole one."""
+async def _upload(scope: Scope, hub: Hub, receive: Receive) -> AsyncIterator[bytes]:
+    """The body piece by piece. A client that goes away, stalls, or may not any more (its token was revoked
+    or has expired) raises, so that no half file is taken for a whole one."""
     while True:
         try:
             async with asyncio.timeout(CHUNK_SECONDS):
-                message = await receive()
+                message = await _piece(scope, hub, receive)
         except TimeoutError:
             raise bad_request("the upload stalled", status=408) from None
         if message["type"] == "http.disconnect":
@@ -232,6 +238,18 @@ async def _upload(receive: Receive) -> AsyncIterator[bytes]:
             yield body
         if not message.get("more_body"):
             return
+
+
+async def _piece(scope: Scope, hub: Hub, receive: Receive) -> Message:
+    """The next message of a body, while its sender's token is good."""
+    found: list[Message] = []
+
+    async def take() -> None:
+        found.append(await receive())
+
+    await while_good(scope, hub, take())
+    _check_good(scope, hub)
+    return found[0]
 
 
 async def _no_chunks() -> AsyncIterator[bytes]:

@@ -11,7 +11,7 @@ import logging
 
 from thopter.hub.answers import SECURITY_HEADERS, not_allowed, send_error, throttled, unexpected
 from thopter.hub.asgi import App, Message, Receive, Scope, Send, headers_named
-from thopter.hub.auth import ADMIN, OPERATOR, Holder, Tokens
+from thopter.hub.auth import ADMIN, OPERATOR, Holder, Tokens, source_of
 from thopter.hub.doors import Door
 from thopter.hub.page import Page, send_page
 from thopter.hub.peer import announce
@@ -121,10 +121,9 @@ def _followed(scope: Scope) -> bool:
 
 
 def _source(scope: Scope) -> str:
-    """Where a caller is: an address, of IPv6 the network (whoever has one address has all of it)."""
+    """Where a caller is; see :func:`source_of`."""
     client = scope.get("client")
-    host = str(client[0]) if client else ""
-    return ":".join(host.split(":")[:4]) if ":" in host else host
+    return source_of(str(client[0])) if client else ""
 
 
 class _Answer:
