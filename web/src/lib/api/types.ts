@@ -223,6 +223,7 @@ export interface CreateRequest {
   idle_timeout?: number | null | undefined;
   furnishing?: Partial<Furnishing> | undefined;
   policy?: string | undefined;
+  isolation?: "any" | "gvisor" | "namespaces" | "vm" | undefined;
   budget?: Partial<BudgetAmount> | undefined;
 }
 
@@ -286,7 +287,7 @@ export interface EgressLine {
   count: number;
 }
 
-/** `GET /v1/thopters/{name}/egress`. `why`: why it has that policy. `up`: the gateway serves it. `lines`: refusals (from the events), and with `all` what the gateway's process still remembers. `isolation`: of its box. */
+/** `GET /v1/thopters/{name}/egress`. `why`: why it has that policy. `up`: the gateway serves it. `lines`: refusals (from the events), and with `all` what the gateway's process still remembers. `isolation`: of its box; `least`: the tier that was asked for it, empty for any. */
 export interface EgressView {
   name: string;
   policy: string;
@@ -300,6 +301,7 @@ export interface EgressView {
   lines: EgressLine[];
   info: PolicyInfo | null;
   isolation: string;
+  least: string;
 }
 
 /** One item of a transcript; `at_ms` is the event's own time, never the time of reading. `key` is unique and stable within a session (reading the same line twice gives the same key), so storing is idempotent. `summary` is one line of at most 200 characters. */
@@ -328,7 +330,7 @@ export interface ErrorInfo {
   data: Record<string, unknown>;
 }
 
-/** One event. `seq` is 0 until the store has numbered it; readers ignore unknown kinds. Kinds so far: `hub.started`, `box.created`, `box.state`, `box.destroyed`, `run.created`, `run.state`, `run.told`, `flow.step`, `flow.done`, `entry` (data is an Entry), `note`, `message` (a kept message changed its state), `label` (note or status line set), `box.said` (what the box's own `thopter-status` reported). `egress.denied`, `egress.asked` (of a box by the egress gateway), `egress.allowed` (by a person). `run.budget` (`data.level`: near, spent, raised). `approval.asked` and `approval.answered` (`data.state` says how). */
+/** One event. `seq` is 0 until the store has numbered it; readers ignore unknown kinds. Kinds so far: `hub.started`, `box.created`, `box.state`, `box.destroyed`, `run.created`, `run.state`, `run.told`, `flow.step`, `flow.done`, `entry` (data is an Entry), `note`, `message` (a kept message changed its state), `label` (note or status line set), `box.said` (what the box's own `thopter-status` reported). `egress.denied`, `egress.asked` (of a box by the egress gateway), `egress.allowed` (by a person). `run.budget` (`data.level`: near, spent, raised, unpriced). `approval.asked` and `approval.answered` (`data.state` says how). */
 export interface Event {
   kind: string;
   at_ms: number;
@@ -745,7 +747,7 @@ export interface RewindRequest {
 /** Who speaks in a transcript entry. */
 export type Role = "assistant" | "system" | "tool_result" | "tool_use" | "user";
 
-/** `POST /v1/runs`: a box with an agent at work on `prompt`. `repo`: absolute path of a local git repository, or an `https://`/`ssh://`/`git@` URL; empty for none. `branch`: where to start, default the repository's HEAD. `name`: empty for a friendly one. `snapshot`: start from that saved box (name or id), not from the default one; `fresh`: from none. `keep_alive`, `idle_timeout`: minutes, 0 for no end, null for the settings'. `trust`: who wrote the prompt's text: the operator, somebody who may write to the repository, others. `budget`: what it may spend of its models; what is 0 is as the setting `run.budget` says. */
+/** `POST /v1/runs`: a box with an agent at work on `prompt`. `repo`: absolute path of a local git repository, or an `https://`/`ssh://`/`git@` URL; empty for none. `branch`: where to start, default the repository's HEAD. `name`: empty for a friendly one. `snapshot`: start from that saved box (name or id), not from the default one; `fresh`: from none. `keep_alive`, `idle_timeout`: minutes, 0 for no end, null for the settings'. `trust`: who wrote the prompt's text: the operator, somebody who may write to the repository, others. `isolation`: the least tier of its box; it can be more than the policy asks for, never less. `budget`: what it may spend of its models; what is 0 is as the setting `run.budget` says. */
 export interface RunRequest {
   prompt: string;
   name?: string | undefined;
@@ -761,6 +763,7 @@ export interface RunRequest {
   furnishing?: Partial<Furnishing> | undefined;
   policy?: string | undefined;
   trust?: "operator" | "outsider" | "writer" | undefined;
+  isolation?: "any" | "gvisor" | "namespaces" | "vm" | undefined;
   budget?: Partial<BudgetAmount> | undefined;
 }
 
