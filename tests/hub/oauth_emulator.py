@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator
 
 
 class Emulator:
-    """``current``: the one refresh token that is good now; ``spent``: those that were."""
+    """``current``: the one refresh token that is good now; ``spent``: those that were. ``got`` counts
+    requests that arrived, ``asks`` those that were answered; ``say_next``: status and body of the next
+    answers, whatever is asked."""
 
     def __init__(self) -> None:
         self.current = "rt-" + secrets.token_hex(8)
@@ -19,6 +21,8 @@ class Emulator:
         self.revoked = False
         self.renewals = 0
         self.asks = 0
+        self.got = 0
+        self.say_next: list[tuple[int, bytes]] = []
         self.expires_in = 28_800
         self.delay = 0.02
         self.fail_next = 0
@@ -30,9 +34,14 @@ class Emulator:
             head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
             size = next(int(x.split(":")[1]) for x in head.split("\r\n") if x.startswith("content-length"))
             body = json.loads(await reader.readexactly(size))
+            self.got += 1
             await asyncio.sleep(self.delay)
-            status, said = self.answer(body)
-            raw = json.dumps(said).encode()
+            if self.say_next:
+                self.asks += 1
+                status, raw = self.say_next.pop(0)
+            else:
+                status, said = self.answer(body)
+                raw = json.dumps(said).encode()
             line = (
                 f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
             )

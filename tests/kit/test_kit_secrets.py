@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,17 @@ def test_writers_at_once_lose_nothing(paths: Paths):
         writer.join(60)
         assert writer.exitcode == 0
     assert len(store(paths).names()) == 40
+
+
+def test_of_many_who_replace_the_same_secret_one_does_it(paths: Paths):
+    first = secret("bearer", CANARY)
+    store(paths).set(CLAUDE, first)
+    with ThreadPoolExecutor(8) as pool:
+        mine = [secret("bearer", f"sk-of-{n}-0123456789") for n in range(24)]
+        where = list(pool.map(lambda value: store(paths).set(CLAUDE, value, first), mine))
+    assert sorted(where) == [""] * 23 + ["file"]
+    assert store(paths).get(CLAUDE) == mine[where.index("file")]
+    assert store(paths).set("another", first, first) == "" and store(paths).get("another") is None
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path):

@@ -17,7 +17,6 @@ from thopter.model.errors import BadInput, NotAllowed, ThopterError
 KIND = "oauth"
 _SECONDS = 30.0
 _ANSWER_MAX = 1 << 16
-_LONGEST_S = 10**9  # that a token can be good for
 # RFC 6749 section 5.2: what no later try can change. A bare 403 may come from something on the way.
 _ENDS = frozenset({"invalid_grant", "invalid_client", "unauthorized_client"})
 
@@ -105,7 +104,7 @@ async def refresh(login: Login, now_ms: int) -> Login:
         raise ThopterError(f"the login can't be renewed: HTTP {answer.status_code}")
     try:
         access, following = str(said["access_token"]), str(said.get("refresh_token") or login.refresh)
-        expires_ms = now_ms + min(max(int(said["expires_in"]), 0), _LONGEST_S) * 1000
+        expires_ms = now_ms + int(said["expires_in"]) * 1000
         fresh = msgspec.structs.replace(
             login, access=access, refresh=following, expires_ms=expires_ms, ended=""
         )
