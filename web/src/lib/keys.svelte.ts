@@ -1,5 +1,7 @@
 // The keyboard: single keys and two-key sequences, never while somebody types, listed by `?`.
 
+import { untrack } from "svelte";
+
 export interface Key {
   keys: string; // "j", "g f", "Ctrl+K"
   what: string;
@@ -15,7 +17,7 @@ function typing(target: EventTarget | null): boolean {
 }
 
 class Keys {
-  all = $state<Key[]>([]);
+  all = $state.raw<Key[]>([]);
   #first = "";
   #since = 0;
 
@@ -26,7 +28,7 @@ class Keys {
   /** Take keys on; returns how to take them off (give that to $effect). */
   add(where: string, list: [keys: string, what: string, run: (event: KeyboardEvent) => void][]): () => void {
     const mine = list.map(([keys, what, run]) => ({ keys, what, where, run }));
-    this.all = [...this.all, ...mine];
+    untrack(() => (this.all = [...this.all, ...mine]));
     return () => {
       this.all = this.all.filter((k) => !mine.some((m) => m.run === k.run && m.keys === k.keys));
     };

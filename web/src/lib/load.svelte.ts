@@ -1,4 +1,5 @@
 // A question to the hub whose answer a view shows: loading, there, or failed and asked again.
+import { untrack } from "svelte";
 import { live } from "./live.svelte";
 import type { HubEvent } from "./sse";
 
@@ -14,7 +15,7 @@ export class Load<T> {
     when?: (event: HubEvent) => boolean,
   ) {
     $effect(() => {
-      void this.again();
+      untrack(() => void this.again());
       let timer: ReturnType<typeof setTimeout> | undefined;
       const soon = () => {
         timer ??= setTimeout(() => {

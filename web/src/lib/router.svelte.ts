@@ -7,7 +7,8 @@ export interface Place {
 }
 
 const PLAIN = new Set([
-  "login", "approvals", "new", "more", "snapshots", "policies", "secrets", "audit", "machines", "settings", "voyages", "peers",
+  "login", "approvals", "new", "snapshots", "policies", "secrets", "audit", "machines", "settings", "voyages", "peers", "golden",
+  "notes", "costs", "logs", "doctor", "sessions",
 ]);
 
 /** A path's view: "" is the fleet, "t" a thopter (`key` its name, `rest` what of it), "lost" no such place. */

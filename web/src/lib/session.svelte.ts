@@ -7,20 +7,24 @@ export type Standing = "asking" | "in" | "out" | "away";
 export type Why = "" | "link" | "ended" | "throttled" | "left" | "elsewhere";
 
 export interface Me {
-  session?: string;
-  role?: string;
-  scopes?: string[];
-  device?: string;
-  name?: string;
+  role: string;
+  scopes: string[];
 }
 
 const RETRY_MS = 1500;
+const NOBODY: Me = { role: "", scopes: [] };
+const ROLES: Record<string, string[]> = {
+  viewer: ["read"],
+  operator: ["read", "operate", "approve"],
+  admin: ["read", "operate", "approve", "admin"],
+};
+
 
 class Session {
   standing = $state<Standing>("asking");
   why = $state<Why>("");
-  me = $state<Me>({});
-  #knows = $derived(new Set(this.me.scopes ?? []));
+  me = $state<Me>(NOBODY);
+  #knows = $derived(new Set(this.me.scopes));
 
   constructor() {
     whenLoggedOut(() => this.#out("ended"));
@@ -73,7 +77,7 @@ class Session {
   async #look(): Promise<void> {
     for (;;) {
       try {
-        this.me = (await request("GET", "/v1/page")) as Me;
+        this.me = await whoAmI();
         this.standing = "in";
         this.why = "";
         live.start();
@@ -93,9 +97,15 @@ class Session {
     if (this.standing === "out") return;
     this.standing = "out";
     this.why = why;
-    this.me = {};
+    this.me = NOBODY;
     live.stop();
   }
+}
+
+async function whoAmI(): Promise<Me> {
+  const { sessions } = (await request("GET", "/v1/sessions")) as { sessions: { role: string; current: boolean }[] };
+  const role = sessions.find((s) => s.current)?.role ?? "";
+  return { role, scopes: ROLES[role] ?? ["read"] };
 }
 
 export const session = new Session();
