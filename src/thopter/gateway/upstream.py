@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ from thopter.kit.sanitize import one_line
 from thopter.model.errors import BadInput, NotAllowed, NotFound, ThopterError, TimedOut
 from thopter.model.pushes import Note, Outcome
 
+log = logging.getLogger(__name__)
 _SECONDS = 900.0
 _LOOK_SECONDS = 60.0
 _ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -57,13 +59,21 @@ class Upstreams:
         self._notes = notes
         self._login = login
         self._env = dict(os.environ if env is None else env)
+        self._unread: set[tuple[str, str]] = set()
 
     # ------------------------------------------------------------------------------ notes
 
     def notes(self, now: float) -> list[Note]:
-        """What hooks left, as far as it makes sense; what does not is taken away. Blocking."""
+        """What hooks left, as far as it makes sense; what does not is taken away. One that can't be read now
+        stays and holds up no other. Blocking."""
         found = []
+        unread = set()
         for slug, name, what in outbox.notes(self._notes):
+            if isinstance(what, OSError):
+                unread.add((slug, name))
+                if (slug, name) not in self._unread:
+                    log.error("the note of a push of %s can't be read: %s", name, what.strerror)
+                continue
             box, new = str(what.get("box", "")), str(what.get("new", ""))
             if not SLUG.fullmatch(slug) or not _ID.fullmatch(new) or not box:
                 (self._notes / slug / name).unlink(missing_ok=True)
@@ -71,6 +81,7 @@ class Upstreams:
             with contextlib.suppress(FileNotFoundError):
                 age = now - (self._notes / slug / name).stat().st_mtime
                 found.append(Note(slug=slug, name=name, box=box, new=new, age_s=age))
+        self._unread = unread
         return found
 
     def taken(self, note: Note) -> None:

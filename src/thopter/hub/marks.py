@@ -26,7 +26,7 @@ class Marks:
         stamp = self._secrets.stamp()
         if stamp == self._stamp:
             return self._found
-        found: set[str] = set()
+        found: dict[str, None] = {}
         whole = True
         try:
             for name in self._secrets.names():
@@ -34,15 +34,22 @@ class Marks:
         except ThopterError as e:
             log.warning("pushes are not searched for the operator's own secrets: %s", e.message)
             whole = False
-        self._found = sorted(found)[:_MOST]
+        self._found = list(found)
         self._stamp = stamp if whole else None
         return self._found
 
-    def _add(self, name: str, found: set[str]) -> bool:
+    def _add(self, name: str, found: dict[str, None]) -> bool:
+        """False when it has to be tried again. What can't be recognized is said when the store changed."""
         try:
             secret = self._secrets.get(name)
         except ThopterError as e:
             log.warning("pushes are not searched for the secret %s: %s", name, e.message)
             return False
-        found.update(marks(secret.secret) if secret is not None else ())
+        of_this = marks(secret.secret) if secret is not None else []
+        if len(found.keys() | of_this) > _MOST:
+            log.warning("pushes are not searched for the secret %s: there are too many secrets", name)
+        elif secret is not None and not of_this:
+            log.warning("pushes are not searched for the secret %s: it is too short to be known by", name)
+        else:
+            found.update(dict.fromkeys(of_this))
         return True

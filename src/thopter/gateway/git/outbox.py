@@ -58,12 +58,15 @@ def _read(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def notes(root: Path) -> list[tuple[str, str, dict[str, Any]]]:
-    """Every note below ``root``: (mirror, name, contents)."""
-    found = []
+def notes(root: Path) -> list[tuple[str, str, dict[str, Any] | OSError]]:
+    """Every note below ``root``: (mirror, name, contents, or why it can't be read now)."""
+    found: list[tuple[str, str, dict[str, Any] | OSError]] = []
     for path in sorted(root.glob("*/*")):
         if not path.name.startswith(".") and not path.name.endswith(".told"):
-            found.append((path.parent.name, path.name, _read(path)))
+            try:
+                found.append((path.parent.name, path.name, _read(path)))
+            except OSError as e:
+                found.append((path.parent.name, path.name, e))
     return found
 
 
@@ -84,7 +87,7 @@ def tell(root: Path, slug: str, name: str, new: str, text: str, final: bool) -> 
 
 def answer(folder: str, ref: str, new: str, seconds: float) -> str:
     """Wait for the answer about ``new``; "" when none comes in time. Before the end of ``seconds`` only a
-    final one counts."""
+    final one counts. Raises OSError."""
     path = note_path(folder, ref)
     path = path.with_name(path.name + ".told")
     deadline = time.monotonic() + seconds

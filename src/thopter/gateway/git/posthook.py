@@ -6,6 +6,7 @@ what happens here only decides what the box reads, and that the gateway's ledger
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
@@ -27,7 +28,9 @@ def main(stdin: str, env: Mapping[str, str]) -> int:
     if len(parts) == 3:
         report(env, {"ok": True, "ref": parts[2], "old": parts[0], "new": parts[1]})
     if folder and len(parts) == 3:
-        told = outbox.answer(folder, parts[2], parts[1], float(env.get("THOPTER_OUTBOX_SECONDS", _SECONDS)))
+        told, seconds = "", float(env.get("THOPTER_OUTBOX_SECONDS", _SECONDS))
+        with contextlib.suppress(OSError):  # the push is taken: what became of it is told by the next one
+            told = outbox.answer(folder, parts[2], parts[1], seconds)
         say(told or "taken; the hub brings it upstream as soon as it can")
     return 0
 
