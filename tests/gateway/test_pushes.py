@@ -30,7 +30,7 @@ from thopter.model.api.pushes import PushRequest
 from thopter.model.errors import NotAllowed, StorageFull, ThopterError, TimedOut
 from thopter.model.ids import BoxId, RunId
 from thopter.model.nouns import Box, BoxState, RepoRef, Run, RunState
-from thopter.store.pushes import BLOCKED, QUEUED, SENT, PushRow
+from thopter.store.pushes import QUEUED, SENT, PushRow
 from thopter.store.store import Store, Tx
 
 BOX, RUN = BoxId("box_1"), RunId("run_1")
@@ -375,18 +375,6 @@ async def test_what_an_earlier_attempt_pushed_is_known_for_its_own_after_more_at
         assert d.rig.at() == commits[2] and await d.state(commits[2]) == SENT
         row = await d.row()
         assert row is not None and row.tried == ""
-
-
-@in_loop
-async def test_anothers_work_is_none_of_the_attempts_and_blocks(tmp_path: Path) -> None:
-    async with desk(tmp_path) as d:
-        git("checkout", "-q", "-b", "theirs", d.rig.base, cwd=d.rig.work)
-        theirs = commit(d.rig.work, "theirs", t="t")
-        git("push", "-q", str(d.rig.bare), f"{theirs}:{REF}", cwd=d.rig.work)
-        await d.moved(d.rig.a)
-        d.noted(d.rig.a)
-        await _settled(d, d.rig.a, BLOCKED)
-        assert d.rig.at() == theirs
 
 
 @pytest.mark.parametrize("push", ["none", "mirror"])
