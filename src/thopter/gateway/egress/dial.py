@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,6 +17,8 @@ from thopter.gateway.policy.model import Rule
 _LOOKUPS = 32
 _LOOKUPS_PER_BOX = 8
 _LOOKUP_SECONDS = 10.0
+# A lost answer costs a second, not the five of the resolver's default (resolv.conf(5)).
+_RESOLVER = "timeout:1 attempts:5"
 _TRIES = 4
 
 
@@ -33,6 +36,7 @@ class Dialler:
     """Resolves in threads of its own (the system's resolver has no other way) and connects."""
 
     def __init__(self) -> None:
+        os.environ.setdefault("RES_OPTIONS", _RESOLVER)
         self._pool = ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="resolve")
 
     def close(self) -> None:
@@ -88,26 +92,25 @@ def turns_of_a_box() -> asyncio.Semaphore:
 
 def _look_up(host: str, port: int) -> list[Address]:
     try:
-        # The final dot: no search list of this machine is tried, and nobody's name is tried twice.
-        rows: list[Any] = socket.getaddrinfo(f"{host}.", port, type=socket.SOCK_STREAM)
+        # Names of /etc/hosts, which have no final dot, come first. With the dot no search list of this
+        # machine is tried.
+        rows: list[Any] = _hosts(host) or socket.getaddrinfo(f"{host}.", port, type=socket.SOCK_STREAM)
     except UnicodeError:
         raise OSError(None, "that is no name") from None
     except socket.gaierror:
-        rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM) if "." not in host else _hosts(host)
+        if "." in host:
+            raise
+        rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [ipaddress.ip_address(str(row[4][0]).partition("%")[0]) for row in rows]
 
 
 def _hosts(host: str) -> list[Any]:
-    """Names of /etc/hosts have no final dot."""
     try:
         with open("/etc/hosts", encoding="utf-8", errors="replace") as file:
             lines = [line.partition("#")[0].split() for line in file]
     except OSError:
         lines = []
-    found = [(0, 0, 0, "", (line[0], 0)) for line in lines if host in (n.lower() for n in line[1:])]
-    if not found:
-        raise OSError(None, "there is no such name")
-    return found
+    return [(0, 0, 0, "", (line[0], 0)) for line in lines if host in (n.lower() for n in line[1:])]
 
 
 def _refusal(address: Address, networks: list[Network]) -> str:
