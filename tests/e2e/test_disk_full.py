@@ -52,6 +52,7 @@ def test_boxes_stand_still_before_the_disk_is_full_and_go_on_with_what_they_were
         for name in ("ada", "ben"):
             house.until(f"{name} is held", lambda n=name: house.view(n)["box_state"] == "frozen")
             assert "the disk is nearly full" in house.view(name)["problem"]
+        house.until("a note tells it", lambda: _told(house))
         house.run("hub", "restart")
         assert house.view("ada")["box_state"] == "frozen", "the next hub knows it too"
         house.run("tell", "--when-idle", "ada", "note 2")
@@ -60,6 +61,7 @@ def test_boxes_stand_still_before_the_disk_is_full_and_go_on_with_what_they_were
         ballast.unlink()
     house.until("ada goes on", lambda: _is_up(house, "ada") and _notes(house, "ada") == ["1", "2"])
     assert house.view("ada")["problem"] == ""
+    assert len(_told(house)) == 1, "one note for all of them, the restart of the hub included"
     house.rest("ada", "ben")
 
 
@@ -87,6 +89,11 @@ def test_a_disk_that_is_full_at_once_costs_no_finished_turn(house: Lab) -> None:
     house.rest("ben")
     assert _notes(house, "ben") == ["3", "4"]
     assert house.leaks() == []
+
+
+def _told(made: Lab) -> list[str]:
+    notes = (n["note"] for n in made.json("notify", "list"))
+    return [n["letter"]["title"] for n in notes if n["kind"] == "disk"]
 
 
 def _is_up(made: Lab, name: str) -> bool:

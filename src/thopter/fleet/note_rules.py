@@ -45,6 +45,7 @@ WHAT = {
     NoteKind.STUCK: "shows nothing any more",
     NoteKind.UNKNOWN: "can't be seen",
     NoteKind.BUDGET: "has used up its budget",
+    NoteKind.DISK: "stands still",
     NoteKind.TEST: "can reach you",
 }
 BUDGET_WHAT = {"near": "nears its budget", "unpriced": "asks for a model without a price"}
@@ -59,10 +60,17 @@ _TAGS = {
     NoteKind.STUCK: "hourglass",
     NoteKind.UNKNOWN: "ghost",
     NoteKind.BUDGET: "moneybag",
+    NoteKind.DISK: "floppy_disk",
     NoteKind.TEST: "wave",
 }
 _URGENT = frozenset(
-    {NoteKind.WAITING_PERMISSION, NoteKind.WAITING_QUESTION, NoteKind.FAILED, NoteKind.BUDGET}
+    {
+        NoteKind.WAITING_PERMISSION,
+        NoteKind.WAITING_QUESTION,
+        NoteKind.FAILED,
+        NoteKind.BUDGET,
+        NoteKind.DISK,
+    }
 )
 _TITLE_MAX = 120
 _BODY_MAX = 500

@@ -13,6 +13,7 @@ from typing import Any
 
 from thopter.fleet import note_rules
 from thopter.fleet.deps import Deps, request_mark
+from thopter.fleet.disk_guard import HELD
 from thopter.fleet.live import LiveBox
 from thopter.fleet.note_rules import Ring, Situation
 from thopter.fleet.note_sender import GIVE_UP_MS, WORKERS, Sender
@@ -23,7 +24,7 @@ from thopter.model.errors import NotFound, ThopterError
 from thopter.model.events import Event
 from thopter.model.ids import new_id
 from thopter.model.notes import Note, NoteKind
-from thopter.model.nouns import Run, RunState, WaitReason
+from thopter.model.nouns import BoxState, Run, RunState, WaitReason
 from thopter.store.events import EventFilter
 
 log = logging.getLogger(__name__)
@@ -161,10 +162,30 @@ class Notes:
                     found = Ring(found.kind, found.key, "muted")
                 await self._record(found, live.run, live.box.name, "", 0)
                 self._rung.add(found.key)
+        await self._look_at_disk(rules)
         if now - self._forgot_ms > _FORGET_EVERY_MS:
             await self._deps.store.notes.forget(now - _KEPT_MS)
             self._forgot_ms = now
         await self._deps.clock.sleep(LOOK_S)
+
+    async def _look_at_disk(self, rules: note_rules.Rules) -> None:
+        """One note for all that stand still for want of disk, named after the first of them."""
+        held = [
+            (live.box.changed_ms, live.box.name, live.run, live.box)
+            for live in self._live.values()
+            if live.run is not None and not live.pooled
+            if live.box.state is BoxState.FROZEN and live.box.problem == HELD
+        ]
+        if not held or NoteKind.DISK not in rules.on:
+            return
+        since, name, run, box = min(held, key=lambda h: h[:2])
+        key = f"disk:{since}"
+        if key in self._rung:
+            return
+        muted = "muted" if await self._muted(box.id) else ""
+        what = f"and {len(held) - 1} more stand still" if len(held) > 1 else ""
+        await self._record(Ring(NoteKind.DISK, key, muted), run, name, HELD, 0, what)
+        self._rung.add(key)
 
     async def _muted(self, box: str) -> bool:
         muted = await self._deps.store.notes.muted()

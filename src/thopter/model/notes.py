@@ -20,6 +20,7 @@ class NoteKind(enum.StrEnum):
     STUCK = "stuck"  # at work, as far as is known, and nothing shown for long
     UNKNOWN = "unknown"  # for long nobody knows what it does
     BUDGET = "budget"
+    DISK = "disk"  # thopters stand still, because the disk is nearly full
     TEST = "test"
 
 
