@@ -150,7 +150,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("hub.listen", "", "Loopback address for TCP, e.g. 127.0.0.1:8480; empty means unix socket only."),
     Setting(
-        "notify.on", 
+        "notify.on",
         "waiting_permission,waiting_question,turn_end,done,failed,stuck,unknown,budget,disk",
         "What you are told of, with commas between; empty for nothing.", parts=NOTE_KINDS,
     ),
