@@ -552,7 +552,7 @@ export interface Note {
 }
 
 /** What a note is about; `notify.on` names those that are wanted. */
-export type NoteKind = "budget" | "done" | "failed" | "rate_limit" | "stopped" | "stuck" | "test" | "turn_end" | "unknown" | "waiting_permission" | "waiting_question";
+export type NoteKind = "budget" | "disk" | "done" | "failed" | "rate_limit" | "stopped" | "stuck" | "test" | "turn_end" | "unknown" | "waiting_permission" | "waiting_question";
 
 /** `POST /v1/thopters/{name}/note`: the operator's own note; empty removes it. Kept for ever. */
 export interface NoteRequest {
