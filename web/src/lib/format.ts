@@ -11,6 +11,12 @@ export function age(ms: number, now: number): string {
   return `${Math.floor(s / 86_400)} d`;
 }
 
+/** How long ago: "now", "5 min ago". */
+export function ago(ms: number, now: number): string {
+  const found = age(ms, now);
+  return !found || found === "now" ? found : `${found} ago`;
+}
+
 /** Money: "$0.04", "$12.30", "<$0.01"; nothing is guessed: "" when not known. */
 export function money(usd: number | null | undefined): string {
   if (usd === null || usd === undefined) return "";

@@ -1,10 +1,11 @@
 // The one stream of events of this page, kept alive: backoff, replay, and a fresh start where replay can't help.
-import { HubError } from "./api/client";
+import { HubError, loggedOut } from "./api/client";
 import { follow, type HubEvent } from "./sse";
 
 type Listener = (events: HubEvent[]) => void;
 
 const STALE_MS = 10 * 60_000; // away for longer: looking anew is quicker than being told everything
+const SUSPECT_MS = 20_000; // the hub says something every 15 s
 const BACKOFF_MS = [250, 500, 1000, 2000, 5000, 10_000, 15_000];
 
 class Live {
@@ -17,6 +18,7 @@ class Live {
   #resyncs = new Set<() => void>();
   #stop: AbortController | null = null;
   #wake: (() => void) | null = null;
+  #drop: AbortController | null = null;
 
   /** Hear of every batch of events, in order, each once. Returns how to stop. */
   on(listener: Listener): () => void {
@@ -34,7 +36,8 @@ class Live {
     if (this.#stop) return;
     this.#stop = new AbortController();
     void this.#run(this.#stop.signal);
-    addEventListener("online", this.#soon);
+    addEventListener("online", this.#anew);
+    addEventListener("offline", this.#anew);
     document.addEventListener("visibilitychange", this.#seen);
   }
 
@@ -43,13 +46,20 @@ class Live {
     this.#stop = null;
     this.#last = null;
     this.status = "connecting";
-    removeEventListener("online", this.#soon);
+    removeEventListener("online", this.#anew);
+    removeEventListener("offline", this.#anew);
     document.removeEventListener("visibilitychange", this.#seen);
   }
 
-  #soon = (): void => this.#wake?.();
+  /** The network is another one now: a line that was open through the old one may be dead without a word. */
+  #anew = (): void => {
+    this.#drop?.abort();
+    this.#wake?.();
+  };
   #seen = (): void => {
-    if (!document.hidden) this.#wake?.();
+    if (document.hidden) return;
+    if (Date.now() - this.heard > SUSPECT_MS) this.#anew();
+    else this.#wake?.();
   };
 
   async #run(signal: AbortSignal): Promise<void> {
@@ -58,6 +68,7 @@ class Live {
       try {
         if (this.#last !== null && Date.now() - this.heard > STALE_MS) this.#last = null;
         const fresh = this.#last === null;
+        this.#drop = new AbortController();
         await follow(
           this.#last,
           () => {
@@ -67,11 +78,12 @@ class Live {
             if (fresh) for (const then of this.#resyncs) then();
           },
           (events) => this.#take(events),
-          signal,
+          () => (this.heard = Date.now()),
+          AbortSignal.any([signal, this.#drop.signal]),
         );
       } catch (error) {
         if (signal.aborted) return;
-        if (error instanceof HubError && error.status === 401) return; // the next call says so to the person
+        if (error instanceof HubError && error.status === 401) return loggedOut();
         if (error instanceof HubError && error.status === 409) this.#last = null;
       }
       if (signal.aborted) return;

@@ -53,12 +53,13 @@ export class Lines {
 
 /**
  * Read the stream after event `after` (null: from now) until it ends; `opened` is called once it flows, then
- * `got` with each batch. Rejects with a HubError when refused (409: `after` is of another history) or silent.
+ * `got` with each batch, `alive` with every byte. Rejects with a HubError when refused (409: `after` is of another history) or silent.
  */
 export async function follow(
   after: number | null,
   opened: () => void,
   got: (events: HubEvent[]) => void,
+  alive: () => void,
   signal: AbortSignal,
 ): Promise<void> {
   const quiet = new AbortController();
@@ -80,6 +81,7 @@ export async function follow(
       const { done, value } = await reader.read();
       if (done) return;
       heard();
+      alive();
       if (first) opened();
       first = false;
       const events = lines.feed(value);

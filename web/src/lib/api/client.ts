@@ -32,6 +32,11 @@ export function whenLoggedOut(then: () => void): void {
   onLoggedOut = then;
 }
 
+/** The hub does not know this browser any more. */
+export function loggedOut(): void {
+  onLoggedOut();
+}
+
 const PATIENCE_MS = 60_000;
 
 /**
@@ -94,7 +99,7 @@ async function refused(answer: Response): Promise<HubError> {
   } catch {
     info = { message: `The hub answered ${answer.status}` };
   }
-  if (answer.status === 401) onLoggedOut();
+  if (answer.status === 401 && info.data?.["reason"] === "session") onLoggedOut();
   return new HubError(answer.status, info.code ?? "", info.message ?? "", info.hint ?? "", info.data ?? {});
 }
 
