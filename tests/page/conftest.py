@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -25,7 +26,9 @@ def hub() -> Iterator[Lab]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with lab(SCENARIO) as made:
-        made.env |= {"THOPTER_PAGE_DIR": str(BUILT), "THOPTER_HUB_LISTEN": f"127.0.0.1:{port}"}
+        folder = made.folder / "page"  # a copy: a test builds another
+        shutil.copytree(BUILT, folder)
+        made.env |= {"THOPTER_PAGE_DIR": str(folder), "THOPTER_HUB_LISTEN": f"127.0.0.1:{port}"}
         repo = made.repo("shop", {"README.md": "# shop\n"})
         made.run("run", "-d", "--name", "lark", "--repo", str(repo), "say hello", timeout=300)
         made.rest("lark")

@@ -59,6 +59,10 @@ def test_the_fleet_follows_a_thopter_live_from_its_start_to_its_end(hub: Lab, br
         name = fresh("live")
         hub.run("run", "-d", "--name", name, "do the long work")
         expect(one.row(name)).to_contain_text("working", timeout=PATIENCE_MS)
+        expect(
+            one.page.get_by_role("region", name=re.compile("^Working")).locator("[data-row]")
+        ).to_have_count(1)
+        expect(one.page.get_by_role("region", name=re.compile("^Done"))).to_contain_text("lark")
         expect(one.row(name)).to_contain_text("One step more.", timeout=PATIENCE_MS)
         before = one.row("lark").bounding_box()
         one.page.wait_for_timeout(1500)  # words stream meanwhile
