@@ -184,6 +184,21 @@ def test_a_hub_that_restarts_is_found_again_by_an_open_page(hub: Lab, browser: B
         hub.run("destroy", "--yes", name)
 
 
+def test_a_host_that_its_policy_asks_about_is_let_out_from_the_page(hub: Lab, browser: Browser) -> None:
+    with visit(browser, hub) as one:
+        one.log_in("operator")
+        name, host = fresh("reach"), f"{uuid.uuid4().hex[:8]}.example"
+        hub.run("run", "-d", "--name", name, "--policy", "ask", "say hello")
+        hub.rest(name)
+        hub.run("exec", name, "--", "sh", "-c", f"curl -sS -m 60 https://{host} >/dev/null 2>&1 &")
+        ask = one.page.get_by_role("article", name=f"{name} wants to reach {host}")
+        expect(ask).to_contain_text(f"{host}:443", timeout=PATIENCE_MS)
+        ask.get_by_role("button", name="For this run").click()
+        expect(ask).to_have_count(0, timeout=PATIENCE_MS)
+        assert [g["host"] for g in hub.json("egress", name)["grants"]] == [host]
+        hub.run("destroy", "--yes", name)
+
+
 @pytest.mark.parametrize("phone", [False, True], ids=["desk", "phone"])
 def test_every_view_is_for_everybody_and_fits(hub: Lab, browser: Browser, phone: bool) -> None:
     with visit(browser, hub, phone=phone, dark=phone) as one:

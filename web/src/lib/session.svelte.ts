@@ -46,6 +46,7 @@ class Session {
       this.#out("");
       return;
     }
+    live.start(); // at once, beside asking who we are: the fleet is shown a round trip earlier
     await this.#look();
   }
 

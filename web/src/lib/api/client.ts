@@ -1,4 +1,5 @@
 // One way to call the hub: same origin, the session's cookie, JSON, errors with their hint.
+import { clock } from "../clock.svelte";
 import { keyHeader } from "../key";
 import type { Calls, ErrorInfo } from "./types";
 
@@ -88,6 +89,7 @@ export async function request(
     if (options.signal?.aborted) throw error;
     throw new HubError(0, "unreachable", "The hub can't be reached", "It is tried again as soon as it is back.");
   }
+  clock.learn(answer.headers.get("date"));
   if (answer.ok) return answer.status === 204 ? {} : await answer.json();
   throw await refused(answer);
 }
