@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 @pytest.fixture(scope="session")
 def hub() -> Iterator[Lab]:
-    """A hub with one thopter, ``lark``, that has had its say."""
+    """A hub with two thopters at rest: ``lark``, and ``asker``, which may do nothing by itself."""
     if not (BUILT / "index.html").is_file():
         pytest.fail("the page is not built: ./dev web")
     with socket.socket() as probe:
@@ -30,8 +30,10 @@ def hub() -> Iterator[Lab]:
         shutil.copytree(BUILT, folder)
         made.env |= {"THOPTER_PAGE_DIR": str(folder), "THOPTER_HUB_LISTEN": f"127.0.0.1:{port}"}
         repo = made.repo("shop", {"README.md": "# shop\n"})
-        made.run("run", "-d", "--name", "lark", "--repo", str(repo), "say hello", timeout=300)
-        made.rest("lark")
+        lark = ("--name", "lark", "--repo", str(repo), "--policy", "ask")
+        made.run("run", "-d", *lark, "say hello", timeout=300)
+        made.run("run", "-d", "--name", "asker", "--permission-mode", "default", "say hello")
+        made.rest("lark", "asker")
         yield made
 
 

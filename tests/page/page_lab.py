@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,7 @@ SCENARIO = Scenario(
         ),
         Script(name="long", match="long work", turns=(_STEP,) * 400),
         Script(name="hostile", match="hostile", turns=(Turn(say=HOSTILE),)),
+        Script(name="echo", match=r"repeat (?P<word>\w+)", turns=(Turn(say="It is ${word}."),)),
     ),
     default=(Turn(say="All done here."),),
 )
@@ -85,6 +87,23 @@ class Visit:
     def row(self, name: str) -> Any:
         """The row of a thopter in the fleet."""
         return self.page.locator(f"[data-row='{name}']")
+
+
+def ask(one: Visit) -> str:
+    """Have ``asker`` come to an ask of its own; the word in its command."""
+    word = uuid.uuid4().hex[:8]
+    one.lab.until("asker rests", lambda: one.lab.view("asker").get("reason") == "turn_end")
+    one.lab.run("tell", "--no-tail", "asker", f"ask {word}")
+    shown = one.page.get_by_role("article", name=re.compile(f"^asker asks: .*{word}"))
+    expect(shown).to_be_visible(timeout=PATIENCE_MS)
+    return word
+
+
+def say(made: Lab) -> str:
+    """Have ``lark`` say a word that nobody said before."""
+    word = uuid.uuid4().hex[:8]
+    made.run("tell", "--no-tail", "lark", f"repeat {word}")
+    return word
 
 
 def link(made: Lab, role: str = "admin") -> str:

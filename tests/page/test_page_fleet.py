@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 from e2e_lab import Lab
-from page_lab import PATIENCE_MS, Visit, accessible, fits, link, slug, visit
+from page_lab import PATIENCE_MS, accessible, ask, fits, link, say, slug, visit
 from playwright.sync_api import Browser, expect
 
 pytestmark = [
@@ -23,16 +23,6 @@ VIEWS = ("/", "/approvals", "/new", "/t/lark", "/snapshots", "/policies", "/secr
 def fresh(word: str) -> str:
     """A name that no try before had."""
     return f"{word}-{uuid.uuid4().hex[:6]}"
-
-
-def asking(hub: Lab, one: Visit) -> tuple[str, str]:
-    """A new thopter that asks for a permission, and the word in its command."""
-    name, word = fresh("asker"), uuid.uuid4().hex[:8]
-    hub.run("run", "-d", "--name", name, "--permission-mode", "default", f"ask {word}")
-    expect(one.page.get_by_role("article", name=re.compile(f"^{name} asks"))).to_be_visible(
-        timeout=PATIENCE_MS
-    )
-    return name, word
 
 
 def test_a_link_logs_in_once_and_leaves_no_code_in_the_address(hub: Lab, browser: Browser) -> None:
@@ -79,32 +69,30 @@ def test_the_fleet_follows_a_thopter_live_from_its_start_to_its_end(hub: Lab, br
 def test_a_permission_is_approved_with_the_exact_command_in_sight(hub: Lab, browser: Browser) -> None:
     with visit(browser, hub) as one:
         one.log_in()
-        name, word = asking(hub, one)
-        ask = one.page.get_by_role("article", name=re.compile(f"^{name} asks"))
-        expect(ask.locator("pre").first).to_have_text(f"echo {word} >> /etc/asked && echo '<b>done</b>'")
+        word = ask(one)
+        shown = one.page.get_by_role("article", name=re.compile("^asker asks"))
+        expect(shown.locator("pre").first).to_have_text(f"echo {word} >> /etc/asked && echo '<b>done</b>'")
         expect(one.page).to_have_title(re.compile(r"^\(\d+\) thopter"))
-        ask.get_by_role("button", name="Approve").click()
-        expect(ask).to_have_count(0, timeout=PATIENCE_MS)
-        expect(one.row(name)).to_contain_text(f"That was about {word}.", timeout=PATIENCE_MS)
-        assert word in hub.run("exec", name, "--", "cat", "/etc/asked").stdout
-        hub.run("destroy", "--yes", name)
+        shown.get_by_role("button", name="Approve").click()
+        expect(shown).to_have_count(0, timeout=PATIENCE_MS)
+        expect(one.row("asker")).to_contain_text(f"That was about {word}.", timeout=PATIENCE_MS)
+        assert word in hub.run("exec", "asker", "--", "cat", "/etc/asked").stdout
 
 
 def test_a_permission_is_denied_with_words_on_a_phone(hub: Lab, browser: Browser) -> None:
     with visit(browser, hub, phone=True, dark=True) as one:
         one.log_in("operator")
-        name, _word = asking(hub, one)
+        ask(one)
         one.page.get_by_role("link", name=re.compile("^Approvals")).locator("visible=true").click()
-        ask = one.page.get_by_role("article", name=re.compile(f"^{name} asks"))
-        ask.get_by_role("button", name="Deny…").click()
-        ask.get_by_role("textbox").fill("not in /etc, please")
+        shown = one.page.get_by_role("article", name=re.compile("^asker asks"))
+        shown.get_by_role("button", name="Deny…").click()
+        shown.get_by_role("textbox").fill("not in /etc, please")
         accessible(one.page, "an ask on a phone")
         fits(one.page, "an ask on a phone")
-        ask.get_by_role("button", name="Deny", exact=True).click()
-        expect(ask).to_have_count(0, timeout=PATIENCE_MS)
-        done = next(a for a in hub.json("approvals", name, "-a") if a["name"] == name)
-        assert (done["state"], done["message"]) == ("denied", "not in /etc, please")
-        hub.run("destroy", "--yes", name)
+        shown.get_by_role("button", name="Deny", exact=True).click()
+        expect(shown).to_have_count(0, timeout=PATIENCE_MS)
+        told = [(a["state"], a["message"]) for a in hub.json("approvals", "asker", "-a")]
+        assert ("denied", "not in /etc, please") in told
 
 
 def test_a_run_is_started_from_the_phone_and_its_steps_are_shown(hub: Lab, browser: Browser) -> None:
@@ -126,7 +114,6 @@ def test_a_run_is_started_from_the_phone_and_its_steps_are_shown(hub: Lab, brows
         one.page.get_by_role("link", name="Fleet", exact=True).locator("visible=true").click()
         expect(one.row(name)).to_contain_text("All done here.", timeout=PATIENCE_MS)
         expect(one.row(name)).to_contain_text("say <b>hello</b> from the train")
-        hub.run("destroy", "--yes", name)
 
 
 def test_the_keyboard_does_it_all(hub: Lab, browser: Browser) -> None:
@@ -163,40 +150,33 @@ def test_what_happened_while_the_network_was_away_is_there_when_it_is_back(
     with visit(browser, hub) as one:
         one.log_in()
         one.context.set_offline(True)
-        name = fresh("away")
-        hub.run("run", "-d", "--name", name, "say hello")
-        hub.rest(name)
+        word = say(hub)
+        hub.until("it has said it", lambda: word in hub.view("lark").get("last_message", ""))
         expect(one.page.get_by_text("Hub away, trying again").first).to_be_visible(timeout=PATIENCE_MS)
-        expect(one.row(name)).to_have_count(0)
+        expect(one.row("lark")).not_to_contain_text(word)
         one.context.set_offline(False)
-        expect(one.row(name)).to_contain_text("All done here.", timeout=PATIENCE_MS)
-        hub.run("destroy", "--yes", name)
+        expect(one.row("lark")).to_contain_text(word, timeout=PATIENCE_MS)
 
 
 def test_a_hub_that_restarts_is_found_again_by_an_open_page(hub: Lab, browser: Browser) -> None:
     with visit(browser, hub) as one:
         one.log_in()
         hub.run("hub", "restart")
-        name = fresh("again")
-        hub.run("run", "-d", "--name", name, "hostile")
-        expect(one.row(name)).to_contain_text("onerror", timeout=PATIENCE_MS)
-        assert "owned" not in one.page.title()
-        hub.run("destroy", "--yes", name)
+        hub.run("tell", "--no-tail", "lark", "something hostile")
+        expect(one.row("lark")).to_contain_text("onerror", timeout=PATIENCE_MS)
+        assert "owned" not in one.page.title(), "and its words are text"
 
 
 def test_a_host_that_its_policy_asks_about_is_let_out_from_the_page(hub: Lab, browser: Browser) -> None:
     with visit(browser, hub) as one:
         one.log_in("operator")
-        name, host = fresh("reach"), f"{uuid.uuid4().hex[:8]}.example"
-        hub.run("run", "-d", "--name", name, "--policy", "ask", "say hello")
-        hub.rest(name)
-        hub.run("exec", name, "--", "sh", "-c", f"curl -sS -m 60 https://{host} >/dev/null 2>&1 &")
-        ask = one.page.get_by_role("article", name=f"{name} wants to reach {host}")
-        expect(ask).to_contain_text(f"{host}:443", timeout=PATIENCE_MS)
-        ask.get_by_role("button", name="For this run").click()
-        expect(ask).to_have_count(0, timeout=PATIENCE_MS)
-        assert [g["host"] for g in hub.json("egress", name)["grants"]] == [host]
-        hub.run("destroy", "--yes", name)
+        host = f"{uuid.uuid4().hex[:8]}.example"
+        hub.run("exec", "lark", "--", "sh", "-c", f"curl -sS -m 60 https://{host} >/dev/null 2>&1 &")
+        shown = one.page.get_by_role("article", name=f"lark wants to reach {host}")
+        expect(shown).to_contain_text(f"{host}:443", timeout=PATIENCE_MS)
+        shown.get_by_role("button", name="For this run").click()
+        expect(shown).to_have_count(0, timeout=PATIENCE_MS)
+        assert host in [g["host"] for g in hub.json("egress", "lark")["grants"]]
 
 
 @pytest.mark.parametrize("phone", [False, True], ids=["desk", "phone"])
