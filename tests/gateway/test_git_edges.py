@@ -6,7 +6,8 @@ import asyncio
 import json
 import os
 
-from gateway_support import Home, agit, commit, git, in_loop
+import pytest
+from gateway_support import Home, agit, ask, commit, git, in_loop, request
 from git_rig import git_rig
 from test_git_policy import OWN, TOKEN, push, write
 
@@ -98,3 +99,16 @@ async def test_pushes_at_once_leave_a_note_though_only_one_is_taken(place: Home)
         assert (folder / "flag").exists(), "only the note that was read is taken away"
         outbox.done(folder.parent, r.slug, "flag", note["new"])
         assert not (folder / "flag").exists()
+
+
+@pytest.mark.battery("G9")
+@in_loop
+async def test_contents_of_lfs_are_refused_in_words_that_git_lfs_shows(place: Home) -> None:
+    async with git_rig(place) as r:
+        accept = "accept: application/vnd.git-lfs+json"
+        for path in ("objects/batch", "locks/verify"):
+            target = f"/r/{r.slug}.git/info/lfs/{path}"
+            reply = await ask(r.ports["flag"], request("POST", target, b"{}", (accept,)))
+            assert reply.status == 501 and reply.headers["content-type"] == "application/vnd.git-lfs+json"
+            assert "contents of git LFS don't travel through this hub" in reply.json()["message"]
+            assert "git lfs untrack" in reply.json()["message"]

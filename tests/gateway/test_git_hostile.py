@@ -209,7 +209,7 @@ async def test_any_path_outside_the_four_is_refused_before_its_body_is_read(plac
             for method in ("GET", "POST", "PUT", "HEAD"):
                 head = f"{method} {target} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n".encode()
                 reply = await ask(r.ports["flag"], head, head_only=method == "HEAD")  # its body never comes
-                assert reply.status == 403, (method, target)
+                assert reply.status == (501 if "/info/lfs/" in target else 403), (method, target)
                 assert reply.headers["connection"] == "close"
         good = f"/r/{r.slug}.git/info/refs?service=git-upload-pack"
         assert (await ask(r.ports["flag"], request("GET", good))).status == 200  # the control

@@ -79,6 +79,18 @@ async def test_the_password_for_https_reaches_the_server_and_nothing_else(tmp_pa
         assert (again.kind, r.at()) == ("done", r.b)
 
 
+@in_loop
+async def test_by_https_with_a_password_too_it_is_told_where_others_moved_the_branch(tmp_path: Path) -> None:
+    r = Rig(tmp_path)
+    await r.mirrored()
+    git("push", "-q", str(r.bare), f"{r.a}:{REF}", cwd=r.work)
+    with https(r.bare.parent, tmp_path) as (address, ca, _server):
+        ups = r.upstreams({"GIT_SSL_CAINFO": str(ca)}, TOKEN)
+        found = await ups.push(r.slug, NAME, f"{address}/proj.git", "p", r.b, "")
+        assert (found.kind, found.theirs, found.behind) == ("moved", r.a, True), found
+        assert await ups.where(r.slug, NAME, f"{address}/proj.git", "p") == r.a
+
+
 FAILURES = {
     "401": "login",
     "403": "login",

@@ -45,6 +45,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_args: Any) -> None:
         pass
 
+    def may_pass(self, auth: str) -> bool:
+        """Whether git's request comes with a password that is good for it."""
+        return auth.removeprefix("Basic ") in type(self).tokens
+
     def _plain(self, status: int, *headers: tuple[str, str]) -> None:
         self.send_response(status)
         for name, value in headers:
@@ -58,7 +62,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         auth = self.headers.get("Authorization") or ""
         if auth:
             kind.given.append(base64.b64decode(auth.removeprefix("Basic ")).decode())
-            kind.seen += secret_in_processes(TOKEN)
+            kind.seen += secret_in_processes(kind.given[-1].partition(":")[2])
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if kind.mode.isdecimal():
             return self._plain(int(kind.mode), ("WWW-Authenticate", 'Basic realm="x"'))
@@ -66,7 +70,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self._plain(
                 302, ("Location", f"https://localhost:{self.server.server_port}/evil{self.path}")
             )
-        if auth.removeprefix("Basic ") not in kind.tokens:
+        if not self.may_pass(auth):
             return self._plain(401, ("WWW-Authenticate", 'Basic realm="x"'))
         path, _, query = self.path.partition("?")
         env = {"PATH": os.environ["PATH"], "GIT_PROJECT_ROOT": str(self.root), "GIT_HTTP_EXPORT_ALL": "1"}
@@ -111,13 +115,16 @@ def basic(user: str, password: str) -> str:
 
 
 @contextlib.contextmanager
-def https(root: Path, folder: Path) -> Iterator[tuple[str, Path, type[Handler]]]:
+def https(
+    root: Path, folder: Path, handler: type[Handler] = Handler, more: dict[str, Any] | None = None
+) -> Iterator[tuple[str, Path, type[Handler]]]:
     """Serve the repositories below ``root``; yields the address, the CA's file and what was seen."""
     cert, key = make_certificate(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
     fresh: dict[str, Any] = {"root": root, "mode": "", "asked": [], "given": [], "seen": []}
-    kind = type("Server", (Handler,), fresh | {"tokens": {basic("x-access-token", TOKEN)}})
+    fresh |= {"tokens": {basic("x-access-token", TOKEN)}} | (more or {})
+    kind = type("Server", (handler,), fresh)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, daemon=True)

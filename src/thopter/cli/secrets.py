@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +14,7 @@ from thopter.kit.sanitize import one_line
 from thopter.model.errors import BadInput, HubUnreachable, NotFound
 
 if TYPE_CHECKING:
+    from thopter.kit.secrets import Secret
     from thopter.model.api.secrets import Binding, Change, SecretView
 
 KINDS = ["plain", "bearer", "x-api-key"]
@@ -79,24 +81,48 @@ def _place(b: Binding) -> str:
 @secrets.command("set")
 @click.argument("name")
 @click.option("--kind", type=click.Choice(KINDS), default="plain", show_default=True, help="How it is sent.")
+@click.option("--github-app", "app_id", metavar="ID",
+              help="The private key of the GitHub App of that id (for git.credential).")  # fmt: skip
+@click.option("--key-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Where that key is (PEM); default: standard input.")  # fmt: skip
 @pass_app
-def set_(app: App, name: str, kind: str) -> None:
+def set_(app: App, name: str, kind: str, app_id: str | None, key_file: Path | None) -> None:
     """Keep a secret; its value is asked for (or read from a pipe), never an argument.
 
-    Where it is in use already, the next request goes out with the new value.
+    Where it is in use already, the next request goes out with the new value. A GitHub App's key stays in
+    the hub: git upstream is given tokens of an hour for the one repository.
     """
     from thopter.kit.secrets import SecretStore, check_secret_name, secret
 
     check_secret_name(name)
-    if app.asks():
-        value = str(click.prompt(f"Value of {name} (not shown)", hide_input=True, err=True))
+    if app_id is not None:
+        value = _app_key(app, name, app_id, key_file)
+    elif key_file is not None:
+        raise click.UsageError("--key-file goes with --github-app")
     else:
-        value = sys.stdin.read(1 << 17)
-    where = SecretStore(app.paths, app.env).set(name, secret(kind, value))
+        value = secret(kind, _asked(app, name))
+    where = SecretStore(app.paths, app.env).set(name, value)
     app.out(
         f"{name} is kept in {'the keyring' if where == 'keyring' else app.paths.config / 'secrets.json'}."
     )
     _tell(app, name, "set")
+
+
+def _asked(app: App, name: str) -> str:
+    if app.asks():
+        return str(click.prompt(f"Value of {name} (not shown)", hide_input=True, err=True))
+    return sys.stdin.read(1 << 17)
+
+
+def _app_key(app: App, name: str, app_id: str, key_file: Path | None) -> Secret:
+    from thopter.kit.github_app import read_app, to_secret
+
+    if _user(name):
+        raise BadInput(f"{name} is used by {_user(name)}, which takes no GitHub App", hint="name it git.app")
+    if key_file is None and app.asks():
+        raise BadInput("a key has many lines", hint="give its file: --key-file FILE")
+    raw = key_file.read_bytes() if key_file is not None else sys.stdin.buffer.read(1 << 17)
+    return to_secret(read_app(app_id, raw[: 1 << 17].decode("latin-1")))
 
 
 @secrets.command()

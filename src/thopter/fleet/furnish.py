@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, structs
 
+from thopter.fleet.boxnet import chosen as chosen_policy
 from thopter.fleet.deps import Deps
 from thopter.fleet.places import places_of
 from thopter.fleet.ports import GIT_PORT, HOME
@@ -112,8 +113,9 @@ class Furnisher:
         wanted += [(c.repo, c.branch) for c in args.checkouts]
         refs: list[RepoRef] = []
         dirty = 0
+        policy = str(chosen_policy(await self.deps.store.boxes.get(args.box)).get("name") or "")
         for source, branch in wanted:
-            ref, changed = await self.deps.mirrors.prepare(source, branch)
+            ref, changed = await self.deps.mirrors.prepare(source, branch, policy)
             if any(ref.slug == other.slug for other in refs):
                 raise Refused(
                     f"{ref.source} is wanted twice in one box",

@@ -209,9 +209,9 @@ class Policies(Protocol):
 class Mirrors(Protocol):
     """Bare mirrors of repositories, owned by the hub."""
 
-    async def prepare(self, source: str, branch: str) -> tuple[RepoRef, int]:
-        """Make or refresh the mirror of ``source``; return where ``branch`` (default: HEAD) is and
-        how many uncommitted files the source has (they are not in the mirror)."""
+    async def prepare(self, source: str, branch: str, policy: str) -> tuple[RepoRef, int]:
+        """Make or refresh the mirror of ``source``, logged in as ``policy`` says; return where ``branch``
+        (default: HEAD) is and how many uncommitted files the source has (they are not in the mirror)."""
 
     async def drop_branch(self, slug: str, name: str) -> str | None:
         """Free ``thopter/<name>`` (its commits stay in the mirror)."""

@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import structs
 
 from thopter.fleet.deps import Deps
-from thopter.fleet.egress import route_of
+from thopter.fleet.egress import policy_of, route_of
 from thopter.fleet.furnish import chosen, repos_of
 from thopter.fleet.live import LiveBox
 from thopter.fleet.refresh import Refresher
@@ -304,7 +304,7 @@ class Pushes:
         if run is None or run.repo is None:
             raise Refused(f"{box.name} has no repository", hint="start it with --repo")
         for ref in repos_of(run):
-            await self._refresher.now(ref)
+            await self._refresher.now(ref, policy_of(self._deps, box, run))
         return PushList(pushes=await self.of_box(box, run))
 
     async def of_box(self, box: Box, run: Run | None) -> list[PushView]:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 
 from thopter.fleet.deps import Deps
+from thopter.fleet.egress import policy_of
 from thopter.fleet.furnish import repos_of
 from thopter.fleet.live import LiveBox
 from thopter.model.errors import ThopterError
@@ -29,15 +30,16 @@ class Refresher:
         while True:
             await self._deps.clock.sleep(_LOOK_S)
             every_ms = int(self._deps.settings.get("git.refresh_minutes")) * 60_000
-            used = {r.slug: r for b in list(self._live.values()) if b.run for r in repos_of(b.run)}
+            boxes = [(b.box, b.run) for b in list(self._live.values()) if b.run]
+            used = {r.slug: (r, policy_of(self._deps, box, run)) for box, run in boxes for r in repos_of(run)}
             now = self._deps.clock.now_ms()
-            for slug, ref in used.items():
+            for slug, (ref, policy) in used.items():
                 if every_ms and now - self._last_ms.setdefault(slug, now) >= every_ms:
-                    await self._try(ref)
+                    await self._try(ref, policy)
 
-    async def _try(self, ref: RepoRef) -> None:
+    async def _try(self, ref: RepoRef, policy: str) -> None:
         try:
-            await self.now(ref)
+            await self.now(ref, policy)
         except ThopterError as e:
             if self._problems.get(ref.slug) != e.message:
                 log.warning("the mirror of %s serves what it has: %s", ref.source, e.message)
@@ -45,8 +47,9 @@ class Refresher:
         else:
             self._problems.pop(ref.slug, None)
 
-    async def now(self, ref: RepoRef) -> None:
-        """Bring what is new into the mirror; boxes' own branches stay. Raises what the failure means, and
-        nothing has changed then."""
+    async def now(self, ref: RepoRef, policy: str) -> None:
+        """Bring what is new into the mirror, logged in as ``policy`` says; boxes' own branches stay. Raises
+        what the failure means, and nothing has changed then."""
         self._last_ms[ref.slug] = self._deps.clock.now_ms()
-        await self._deps.mirrors.prepare(ref.source, "" if ref.branch == "HEAD" else ref.branch)
+        branch = "" if ref.branch == "HEAD" else ref.branch
+        await self._deps.mirrors.prepare(ref.source, branch, policy)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from thopter.gateway.gitrun import Git, GitFailed, both
+from thopter.gateway.login import LOGIN, LoginRefused, bare, pipe
 from thopter.gateway.mirror_config import ZERO
 from thopter.gateway.source import Source
 from thopter.gateway.usergit import UserGit
@@ -39,11 +42,14 @@ def _quoted(path: str) -> str:
 
 
 class Filler:
-    """Brings one source's commits into one mirror; only what its branches and tags reach."""
+    """Brings one source's commits into one mirror; only what its branches and tags reach. ``password``: the
+    policy's for an https source; None: the user's own login counts."""
 
-    def __init__(self, source: Source, user: UserGit) -> None:
+    def __init__(self, source: Source, user: UserGit, password: str | None = None) -> None:
         self._source = source
         self._user = user
+        self._password = password
+        self._where = source.source if password is None else bare(source)
 
     async def fill(self, mirror: Path) -> str:
         """First time. Returns the name of the source's default branch ("" when HEAD is detached).
@@ -88,16 +94,29 @@ class Filler:
         if source.git_dir is not None:
             head, detached = await self._local_head()
             env = {"GIT_ALLOW_PROTOCOL": "file"}
-            await self._fetch(mirror, str(source.git_dir), env, detached=bool(detached))
-        else:
+            await self._fetch(self._user.git(mirror, env), str(source.git_dir), detached=bool(detached))
+        elif self._password is None:
             env = await self._user.for_remote(source.protocol)
             head, _ = await both(
-                self._remote_head(env), self._fetch(mirror, source.source, env, detached=False)
+                self._remote_head(self._user.git(None, env)),
+                self._fetch(self._user.git(mirror, env), source.source, detached=False),
             )
+        else:  # one after the other: a password can be read once
+            async with self._logged_in(None) as git:
+                head = await self._remote_head(git)
+            async with self._logged_in(mirror) as git:
+                await self._fetch(git, self._where, detached=False)
         await self._show(mirror, head)
         return head
 
-    async def _fetch(self, mirror: Path, where: str, env: dict[str, str], *, detached: bool) -> None:
+    @asynccontextmanager
+    async def _logged_in(self, directory: Path | None) -> AsyncIterator[Git]:
+        assert self._password is not None
+        with pipe(self._password) as fd:
+            env, config = await self._user.for_login(fd), (("http.followRedirects", "false"),)
+            yield self._user.git(directory, env, config, (fd,))
+
+    async def _fetch(self, git: Git, where: str, *, detached: bool) -> None:
         argv = [
             "fetch",
             "--quiet",
@@ -109,7 +128,7 @@ class Filler:
         ]
         specs = [*_REFSPECS, f"+HEAD:{_HEAD}"] if detached else list(_REFSPECS)
         try:
-            await self._user.git(mirror, env).run(
+            await git.run(
                 *argv, "--no-recurse-submodules", "--end-of-options", where, *specs, seconds=_FETCH_SECONDS
             )
         except GitFailed as e:
@@ -125,11 +144,10 @@ class Filler:
         done = await git.run("rev-parse", "--verify", "--quiet", "HEAD^{commit}", ok=(0, 1))
         return "", done.text
 
-    async def _remote_head(self, env: dict[str, str]) -> str:
-        git = self._user.git(None, env)
+    async def _remote_head(self, git: Git) -> str:
         try:
             done = await git.run(
-                "ls-remote", "--symref", "--end-of-options", self._source.source, "HEAD", seconds=120.0
+                "ls-remote", "--symref", "--end-of-options", self._where, "HEAD", seconds=120.0
             )
         except GitFailed as e:
             raise self._explain(e) from None
@@ -141,6 +159,9 @@ class Filler:
 
     def _explain(self, error: GitFailed) -> ThopterError:
         where = self._source.source
+        if self._password is not None and LOGIN.search(error.stderr):
+            why = f"{where} can't be read: the login of the policy was refused"
+            return LoginRefused(why, hint="renew the secret that its git.credential names")
         for text, kind, hint in _SAID:
             if text.lower() in error.stderr.lower():
                 return kind(f"{where} can't be read: {one_line(text, 100)}", hint=hint)

@@ -18,11 +18,12 @@ from pathlib import Path
 
 from thopter.gateway.fill import Filler
 from thopter.gateway.gitrun import Git, GitFailed, both
+from thopter.gateway.login import LoginFor, LoginRefused, NotThere, OtherFor, no_login, no_other
 from thopter.gateway.mirror_config import ZERO, init_mirror, mirror_config
 from thopter.gateway.source import SLUG, Source, check_branch, find_source
 from thopter.gateway.usergit import UserGit, user_git
 from thopter.kit.paths import private_dir
-from thopter.model.errors import BadInput, Conflict, NotFound, Refused, TimedOut
+from thopter.model.errors import BadInput, Conflict, NotAllowed, NotFound, Refused, TimedOut
 from thopter.model.ids import check_name
 from thopter.model.nouns import RepoRef
 
@@ -33,11 +34,20 @@ _MANY_PACKS = 40
 
 class Mirrors:
     """All mirrors below ``folder`` (``<state>/mirrors``). ``env`` is the user's environment, read for
-    where git's own logins are. Safe to use from several tasks and several processes at once."""
+    where git's own logins are; ``login`` and ``refused`` know those of policies (:mod:`.login`). Safe to use
+    from several tasks and several processes at once."""
 
-    def __init__(self, folder: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        env: Mapping[str, str] | None = None,
+        login: LoginFor = no_login,
+        refused: OtherFor = no_other,
+    ) -> None:
         self.folder = folder
         self._env = dict(os.environ if env is None else env)
+        self._login = login
+        self._refused = refused
         self._locks: dict[str, asyncio.Lock] = {}
 
     def path(self, slug: str) -> Path:
@@ -46,29 +56,47 @@ class Mirrors:
             raise BadInput(f"{slug[:80]!r} can't name a mirror")
         return self.folder / f"{slug}.git"
 
-    async def prepare(self, source: str, branch: str = "") -> tuple[RepoRef, int]:
+    async def prepare(self, source: str, branch: str = "", policy: str = "") -> tuple[RepoRef, int]:
         """Make or refresh the mirror of ``source``. Returns where ``branch`` (default: the source's
         HEAD) stands in it, and how many files of the source differ from its last commit (they are not
-        in the mirror; -1 when that could not be counted in time).
+        in the mirror; -1 when that could not be counted in time). By https the credential of ``policy``
+        is used where it may be, else the user's own login.
 
         Raises NotFound (no repository, no such branch), Refused (no commit yet, not trusted, partial),
-        BadInput, NotAllowed (login refused), GitFailed.
+        BadInput, NotAllowed (login refused), LoginLater, GitFailed.
         """
         if branch:
             check_branch(branch)
         await asyncio.to_thread(private_dir, self.folder)
         async with user_git(self._env, self.folder) as user:
             found = await find_source(source, user)
-            dirty, (name, base) = await both(count_dirty(found, user), self._refresh(found, branch, user))
+            fresh = self._refresh(found, branch, user, policy)
+            dirty, (name, base) = await both(count_dirty(found, user), fresh)
         return RepoRef(source=found.source, slug=found.slug, branch=name, base=base), dirty
 
-    async def _refresh(self, found: Source, branch: str, user: UserGit) -> tuple[str, str]:
+    async def _refresh(self, found: Source, branch: str, user: UserGit, policy: str) -> tuple[str, str]:
         async with self._locked(found.slug):
-            return await self._refresh_locked(found, branch, user)
+            if found.protocol != "https" or not policy:
+                return await self._fill(found, branch, user, None)
+            source = found.source
+            try:
+                password = await asyncio.to_thread(self._login, policy, source)
+            except NotThere as why:  # the credential is for others: as without it
+                try:
+                    return await self._fill(found, branch, user, None)
+                except (NotAllowed, NotFound):
+                    raise why from None
+            try:
+                return await self._fill(found, branch, user, password)
+            except LoginRefused:
+                if not await asyncio.to_thread(self._refused, policy, source, password or ""):
+                    raise
+            password = await asyncio.to_thread(self._login, policy, source)
+            return await self._fill(found, branch, user, password)
 
-    async def _refresh_locked(self, found: Source, branch: str, user: UserGit) -> tuple[str, str]:
+    async def _fill(self, found: Source, branch: str, user: UserGit, password: str | None) -> tuple[str, str]:
         path = self.path(found.slug)
-        filler = Filler(found, user)
+        filler = Filler(found, user, password)
         if not path.exists():
             fresh = self.folder / f".new-{found.slug}"
             await asyncio.to_thread(shutil.rmtree, fresh, ignore_errors=True)

@@ -11,14 +11,15 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from thopter.gateway.git import outbox
 from thopter.gateway.gitrun import Done, Git, GitFailed
+from thopter.gateway.login import LOGIN, LoginFor, LoginLater, OtherFor, bare, no_other, pipe
 from thopter.gateway.mirror import box_ref
-from thopter.gateway.source import SLUG, Source, find_source
+from thopter.gateway.source import SLUG, find_source
 from thopter.gateway.usergit import user_git
 from thopter.kit.paths import private_dir
 from thopter.kit.sanitize import one_line
@@ -38,26 +39,24 @@ _CONFIG = (
     ("push.recurseSubmodules", "no"),
     ("submodule.recurse", "false"),
 )
-#: What a server says when a login is missing or not enough: no attempt will go better until a person acts.
-_LOGIN = re.compile(
-    r"Authentication failed|could not read (?:Username|Password)|Permission denied|Host key verification"
-    r"|error: 40[13]|terminal prompts disabled|Invalid username or (?:password|token)",
-    re.IGNORECASE,
-)
-
-#: (policy, source) → a password for the source's host, None for the user's own login. Raises NotAllowed.
-LoginFor = Callable[[str, str], str | None]
 
 
 class Upstreams:
-    """``mirrors``, ``notes``: the folders of mirrors and of hooks' notes. ``env``: the user's environment."""
+    """``mirrors``, ``notes``: the folders of mirrors and of hooks' notes. ``env``: the user's environment.
+    ``refused`` is told of a password that was not taken; with another one it is tried once more."""
 
     def __init__(
-        self, mirrors: Path, notes: Path, login: LoginFor, env: Mapping[str, str] | None = None
+        self,
+        mirrors: Path,
+        notes: Path,
+        login: LoginFor,
+        env: Mapping[str, str] | None = None,
+        refused: OtherFor = no_other,
     ) -> None:
         self._mirrors = mirrors
         self._notes = notes
         self._login = login
+        self._refused = refused
         self._env = dict(os.environ if env is None else env)
         self._unread: set[tuple[str, str]] = set()
 
@@ -98,20 +97,17 @@ class Upstreams:
         """Make ``thopter/<name>`` upstream be ``wanted``, if it is ``has`` there ("": if there is none).
         Again after success it is success. Never raises for what the other side does."""
         ref = box_ref(name)
+
+        async def push(git: Git, where: str) -> Outcome:
+            argv = ["push", "--porcelain", "--no-verify", f"--force-with-lease={ref}:{has}"]
+            spec = f"{wanted}:{ref}"
+            done = await git.run(*argv, "--end-of-options", where, spec, seconds=_SECONDS, ok=(0, 1, 128))
+            return _read(done, ref)
+
         try:
-            async with self._git(slug, source, policy) as (git, where):
-                argv = ["push", "--porcelain", "--no-verify", f"--force-with-lease={ref}:{has}"]
-                spec = f"{wanted}:{ref}"
-                done = await git.run(*argv, "--end-of-options", where, spec, seconds=_SECONDS, ok=(0, 1, 128))
-                found = _read(done, ref)
-                if found.kind == "moved":
-                    found = await self._theirs(git, where, ref, wanted)
-                return found
-        except TimedOut as e:
-            return Outcome(kind="later", text=e.message)
-        except NotFound as e:
-            return Outcome(kind="later", text=e.message)
-        except GitFailed as e:
+            found = await self._with(slug, source, policy, push)
+            return await self._look(slug, ref, source, policy, wanted) if found.kind == "moved" else found
+        except (TimedOut, NotFound, GitFailed, LoginLater) as e:
             return Outcome(kind="later", text=e.message)
         except NotAllowed as e:
             return Outcome(kind="login", text=e.message)
@@ -120,23 +116,37 @@ class Upstreams:
 
     async def where(self, slug: str, name: str, source: str, policy: str) -> str:
         """The commit of ``thopter/<name>`` upstream, "" for none. Raises what git's failure means."""
-        async with self._git(slug, source, policy) as (git, address):
-            return (await self._theirs(git, address, box_ref(name), "")).theirs
+        return (await self._look(slug, box_ref(name), source, policy, "")).theirs
 
-    async def _theirs(self, git: Git, where: str, ref: str, wanted: str) -> Outcome:
-        done = await git.run("ls-remote", "--end-of-options", where, ref, seconds=_LOOK_SECONDS)
-        lines = (line.partition("\t") for line in done.text.split("\n"))
-        theirs = next((oid for oid, _, name in lines if name == ref and _ID.fullmatch(oid)), "")
-        behind = False
-        if theirs and wanted:
-            code = (await git.run("merge-base", "--is-ancestor", theirs, wanted, ok=(0, 1, 128))).code
-            behind = code == 0
-        at = f"at {theirs[:12]}" if theirs else "gone"
-        return Outcome(kind="moved", text=f"its branch upstream is {at}, which is not of this thopter",
-                       theirs=theirs, behind=behind)  # fmt: skip
+    async def _look(self, slug: str, ref: str, source: str, policy: str, wanted: str) -> Outcome:
+        async def look(git: Git, where: str) -> Outcome:
+            return await _theirs(git, where, ref, wanted)
+
+        return await self._with(slug, source, policy, look)
+
+    async def _with(
+        self, slug: str, source: str, policy: str, work: Callable[[Git, str], Awaitable[Outcome]]
+    ) -> Outcome:
+        """Do it; once more when the password was not taken and there is another one by now."""
+        failed: GitFailed | None = None
+        found = Outcome(kind="later")
+        for last in (False, True):
+            async with self._git(slug, source, policy) as (git, where, password):
+                try:
+                    found, failed = await work(git, where), None
+                except GitFailed as e:
+                    failed = e
+                no_login = LOGIN.search(failed.stderr) if failed is not None else found.kind == "login"
+            if last or not no_login or password is None:
+                break
+            if not await asyncio.to_thread(self._refused, policy, source, password):
+                break
+        if failed is not None:
+            raise failed
+        return found
 
     @asynccontextmanager
-    async def _git(self, slug: str, source: str, policy: str) -> AsyncIterator[tuple[Git, str]]:
+    async def _git(self, slug: str, source: str, policy: str) -> AsyncIterator[tuple[Git, str, str | None]]:
         mirror = self._mirrors / f"{slug}.git"
         if not SLUG.fullmatch(slug) or not mirror.is_dir():
             raise BadInput(f"there is no mirror {slug[:80]}")
@@ -144,32 +154,28 @@ class Upstreams:
         async with user_git(self._env, self._mirrors) as user:
             found = await find_source(source, user)
             if found.git_dir is not None:
-                yield user.git(mirror, {"GIT_ALLOW_PROTOCOL": "file"}, _CONFIG), str(found.git_dir)
+                yield user.git(mirror, {"GIT_ALLOW_PROTOCOL": "file"}, _CONFIG), str(found.git_dir), None
                 return
             https = found.protocol == "https"
             password = await asyncio.to_thread(self._login, policy, source) if https else None
             if password is None:
-                yield user.git(mirror, await user.for_remote(found.protocol), _CONFIG), found.source
+                yield user.git(mirror, await user.for_remote(found.protocol), _CONFIG), found.source, None
                 return
-            with _pipe(password) as fd:
-                yield user.git(mirror, await user.for_login(fd), _CONFIG, (fd,)), _bare(found)
+            with pipe(password) as fd:
+                yield user.git(mirror, await user.for_login(fd), _CONFIG, (fd,)), bare(found), password
 
 
-@contextlib.contextmanager
-def _pipe(password: str) -> Iterator[int]:
-    """A descriptor from which the password can be read once; afterwards there is nothing."""
-    reader, writer = os.pipe()
-    try:
-        os.write(writer, password.encode() + b"\n")  # at most 64 KiB, which a pipe holds
-        os.close(writer)
-        yield reader
-    finally:
-        os.close(reader)
-
-
-def _bare(source: Source) -> str:
-    """The address without a user: the password is that of another one."""
-    return re.sub(r"^https://[^/@]*@", "https://", source.source)
+async def _theirs(git: Git, where: str, ref: str, wanted: str) -> Outcome:
+    done = await git.run("ls-remote", "--end-of-options", where, ref, seconds=_LOOK_SECONDS)
+    lines = (line.partition("\t") for line in done.text.split("\n"))
+    theirs = next((oid for oid, _, name in lines if name == ref and _ID.fullmatch(oid)), "")
+    behind = False
+    if theirs and wanted:
+        code = (await git.run("merge-base", "--is-ancestor", theirs, wanted, ok=(0, 1, 128))).code
+        behind = code == 0
+    at = f"at {theirs[:12]}" if theirs else "gone"
+    return Outcome(kind="moved", text=f"its branch upstream is {at}, which is not of this thopter",
+                   theirs=theirs, behind=behind)  # fmt: skip
 
 
 def _read(done: Done, ref: str) -> Outcome:
@@ -192,7 +198,7 @@ def _read(done: Done, ref: str) -> Outcome:
         return Outcome(kind="later", text="git did not say what became of the push")
     said = [x for x in done.stderr.splitlines() if x.startswith(("fatal:", "error:", "remote:"))]
     text = one_line(said[-1] if said else done.stderr.strip()[-300:], 300)
-    login = next((x for x in done.stderr.splitlines() if _LOGIN.search(x)), "")
+    login = next((x for x in done.stderr.splitlines() if LOGIN.search(x)), "")
     if login:
         return Outcome(kind="login", text=one_line(login, 300))
     return Outcome(kind="later", text=text or f"git ended with {done.code}")

@@ -73,6 +73,7 @@ class Inside:
         self.events, self.idempotency = self.store.events, self.store.idempotency
         setting = str(self.settings.get("policy"))
         self._shelf = await asyncio.to_thread(Shelf, self.paths, self.secrets, setting)
+        logins = Logins(self._shelf, self.secrets)
         engine = FlowEngine(self.paths.state / "flows.db", on_step=self._on_step, on_done=self._on_done)
         deps = Deps(
             paths=self.paths,
@@ -84,11 +85,13 @@ class Inside:
             agents=_agents(),
             gateways=HubGateways(self.paths, self.secrets, self._shelf, self._on_policies),
             policies=self._shelf,
-            mirrors=Mirrors(self.paths.state / "mirrors"),
+            mirrors=Mirrors(self.paths.state / "mirrors", None, logins.password, logins.refused),
             upstreams=Upstreams(
                 self.paths.state / "mirrors",
                 self.paths.state / "gateway" / "git-outbox",
-                Logins(self._shelf, self.secrets).password,
+                logins.password,
+                None,
+                logins.refused,
             ),
             postman=Postman(self.secrets, lambda: self.settings),
             owner=await asyncio.to_thread(_owner, self.settings),

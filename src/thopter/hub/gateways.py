@@ -19,9 +19,9 @@ from thopter.gateway.client import GatewayClient, GatewayDown, Pong, egress_clie
 from thopter.hub.marks import Marks
 from thopter.hub.renewal import Renewals
 from thopter.hub.shelf import Shelf
-from thopter.kit import oauth
+from thopter.kit import github_app, oauth
 from thopter.kit.paths import Paths
-from thopter.kit.secrets import SecretStore
+from thopter.kit.secrets import Secret, SecretStore
 from thopter.model.budget import Terms
 from thopter.model.errors import ThopterError
 
@@ -107,8 +107,8 @@ class HubGateways:
         auth = None
         if secret is not None and secret.kind == oauth.KIND:
             auth = {"kind": "oauth", "secret": self.renewals.access(w.model.credential, secret)}
-        elif secret is not None:
-            auth = {"kind": secret.kind, "secret": secret.secret}
+        elif secret is not None and (text := sendable(secret)) is not None:
+            auth = {"kind": secret.kind, "secret": text}
         sock = w.sockets[MODEL_PORT]
         terms = to_builtins(w.model.terms)
         await self.model.attach(box, sock, run=w.run, upstream=w.model.upstream, auth=auth, terms=terms)
@@ -205,7 +205,7 @@ class HubGateways:
             "name": w.egress.name,
             "policy": to_builtins(policy),
             "grants": [{"host": h, "port": p} for h, p in w.egress.grants],
-            "secrets": {name: s.secret for name, s in found.items() if s is not None},
+            "secrets": {name: text for name, s in found.items() if (text := sendable(s)) is not None},
             "ca": ca,
         }
 
@@ -286,6 +286,11 @@ class HubGateways:
                 await attach(box, wanted)
             except ThopterError as e:
                 log.error("%s gateway does not take %s: %s", pong.name, box, e.message)
+
+
+def sendable(secret: Secret | None) -> str | None:
+    """What a gateway may put into requests; None: nothing. The key of a GitHub App stays in the hub."""
+    return secret.secret if secret is not None and secret.kind != github_app.KIND else None
 
 
 def _git_fields(route: GitRoute) -> dict[str, str]:

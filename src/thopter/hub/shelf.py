@@ -29,6 +29,7 @@ from thopter.gateway.policy.read import Book, PolicyError, read_book
 from thopter.gateway.policy.shipped import SHIPPED
 from thopter.hub.bindings import binding_of, bindings_of, with_binding, without_bindings
 from thopter.hub.shelf_edit import with_host
+from thopter.kit import github_app
 from thopter.kit.durable import write_private
 from thopter.kit.paths import Paths, private_dir
 from thopter.kit.secrets import SecretStore
@@ -291,6 +292,12 @@ class Shelf:
         name = self.setting or self.book.default
         name = str(self.choose(req.policy or name, "")["name"])
         binding = binding_of(req, name, self.canonical(req.host))
+        found = await asyncio.to_thread(self._secrets.get, req.name)
+        if found is not None and found.kind == github_app.KIND:
+            raise BadInput(
+                f"{req.name} is the key of a GitHub App, which is never sent anywhere",
+                hint="name it in a policy's git.credential",
+            )
         await asyncio.to_thread(self._edit, lambda text: with_binding(text, binding))
         return binding
 

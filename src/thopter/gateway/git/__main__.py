@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import sys
 import time
@@ -20,6 +21,8 @@ from thopter.gateway.git.backend import BackendFailed, git_core, run_backend
 from thopter.gateway.git.hooks import write_hooks
 from thopter.gateway.git.inflate import begun, plain_body
 from thopter.gateway.git.routes import (
+    LFS_TYPE,
+    NO_LFS,
     Attach,
     Wish,
     body_limit,
@@ -157,6 +160,9 @@ class GitGateway(Service[Attach]):
     async def refuse(self, door: Door[Attach], exchange: Exchange, problem: BadRequest) -> None:
         """See Service. Plain text, which git shows; never 401, which would make git ask for a password."""
         text = f"thopter: {problem.message}\n".encode()
+        if problem.message == NO_LFS:  # git-lfs shows what it is told in its own form alone
+            body = json.dumps({"message": text.decode().strip()}).encode()
+            return await exchange.answer(problem.status, [("content-type", LFS_TYPE)], body)
         await exchange.answer(problem.status, [("content-type", "text/plain")], text)
 
 

@@ -23,6 +23,11 @@ Service = Literal["git-upload-pack", "git-receive-pack"]
 #: A fetch's request is a list of commits; http-backend itself takes 10 MiB at most.
 FETCH_BODY_MAX = 8 << 20
 PUSH_BODY_MAX = MAX_INPUT + (1 << 20)
+LFS_TYPE = "application/vnd.git-lfs+json"
+NO_LFS = (
+    "contents of git LFS don't travel through this hub; "
+    "commit the file itself (git lfs untrack), or leave it out"
+)
 _VERSIONS = ("version=0", "version=1", "version=2")
 
 
@@ -136,6 +141,8 @@ def decide(head: Head, attach: Attach) -> Wish | BadRequest:
             if head.header("content-encoding") not in (None, "gzip", "x-gzip"):
                 return BadRequest(415, "the only content encoding served here is gzip")
             return Wish(service, advertisement=False)
+    if head.target.startswith(f"{root}/info/lfs/"):
+        return BadRequest(501, NO_LFS)
     return BadRequest(403, f"only {root} can be reached here, by git's smart HTTP protocol")
 
 

@@ -105,7 +105,8 @@ GIT = {
     "filters": _("bool", "Whether `.gitattributes` may name new filter programs."),
     "links": _("bool", "Whether symbolic links may lead out of the repository."),
     "credential": _(
-        "text", "The credential of this policy for pushes upstream by https; default: your own login."
+        "text",
+        "The credential of this policy for fetches and pushes upstream by https; default: your own login.",
     ),
 }
 BUDGETS = {
