@@ -126,6 +126,10 @@ SETTINGS: tuple[Setting, ...] = (
         "forks) or plain folders; auto takes btrfs where it can be had.", ("auto", "btrfs", "plain"),
     ),
     Setting(
+        "local.runsc", "auto", "gVisor's program (of 2024-07-29 or newer), for gVisor boxes; auto takes the "
+        "one on PATH, off is none.",
+    ),
+    Setting(
         "local.criu", "auto", "The CRIU program (4.2 or newer) that forks running processes; auto takes the "
         "one on PATH, off is none.",
     ),

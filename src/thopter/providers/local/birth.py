@@ -20,11 +20,12 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import NoReturn
 
 from thopter.kit import failpoint
 from thopter.kit.linux import calls, procs
-from thopter.providers.local import outer, rootfs, walls
+from thopter.providers.local import gv_keeper, gv_rootfs, outer, rootfs, walls
 from thopter.providers.local.fdline import Line, failure, send
 from thopter.providers.local.opening import listen_here
 from thopter.providers.local.order import TITLE, Half, Order
@@ -105,7 +106,7 @@ def _half(half: Half, code: bytes, run: Run) -> _Chick:
     os.waitpid(mother, 0)
     chick = _Chick(pid, talk, userns, files)
     (pids,) = talk.take_fds()
-    _mount_proc(pids)
+    _mount_proc(pids, half.sentry)
     rootfs.move_in(half)
     send(ours, {"proc": True})
     return chick
@@ -134,7 +135,7 @@ def _mother(line: socket.socket, half: Half, code: bytes, run: Run) -> NoReturn:
         os._exit(0)
 
 
-def _mount_proc(pids: int) -> None:
+def _mount_proc(pids: int, whole: bool) -> None:
     """Have a member of that pid namespace mount its /proc in the nest."""
     calls.setns(pids, calls.CLONE_NEWPID)
     os.close(pids)
@@ -142,7 +143,7 @@ def _mount_proc(pids: int) -> None:
     if helper == 0:
         status = 255
         try:
-            rootfs.mount_proc()
+            rootfs.mount_proc(whole)
             status = 0
         except OSError as e:
             status = e.errno or 255
@@ -158,7 +159,7 @@ def _finish(half: Half, order: Order, chick: _Chick, fds: list[int]) -> dict[int
         raise ValueError("an order comes with exactly one listening socket")
     _hear(chick.talk, "walled")  # it still needs the nest's /proc until then
     failpoint.hit("birth.ordered")
-    rootfs.assemble(half, order, chick.userns, chick.files)
+    (gv_rootfs if half.sentry else rootfs).assemble(half, order, chick.userns, chick.files)
     os.close(chick.userns)
     if chick.files >= 0:
         os.close(chick.files)
@@ -202,7 +203,8 @@ def _first(line: socket.socket, half: Half, code: bytes, run: Run) -> NoReturn:
         if talk.wait() is None:
             os._exit(1)
         calls.retitle(TITLE, f"{half.family} spare {half.group}")
-        walls.close_the_door(code)
+        if not half.sentry:  # a keeper does it itself, as soon as its sandbox stands
+            walls.close_the_door(code)
         send(line, {"walled": True})
         orders = talk.wait()
         if orders is None:
@@ -222,6 +224,8 @@ def _first(line: socket.socket, half: Half, code: bytes, run: Run) -> NoReturn:
             send(line, failure(e))
         os._exit(1)
     try:
+        if half.sentry:
+            gv_keeper.keep(config, boxd, partial(walls.close_the_door, code))
         run({**config, "listen_fd": boxd})
     finally:
         os._exit(1)

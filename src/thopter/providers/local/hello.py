@@ -38,6 +38,6 @@ async def _answer(reader: asyncio.StreamReader) -> dict[str, Any]:
         for item in decoder.feed(data):
             if isinstance(item, wire.Message) and item.channel == 0:
                 if "error" in item.body:
-                    raise wire.ProtocolError(str(item.body["error"])[:200])
+                    raise wire.ProtocolError(str(item.body["error"])[:600])
                 return item.body
     raise wire.ProtocolError("boxd closed the connection")

@@ -28,7 +28,7 @@ from thopter.kit import failpoint
 from thopter.kit.linux import procs
 from thopter.kit.threads import finish
 from thopter.model.errors import Conflict, NotNow, ProviderError, TimedOut, Unsupported
-from thopter.model.nouns import BoxState
+from thopter.model.nouns import BoxState, Isolation
 from thopter.model.sockets import LiveHandle
 from thopter.providers.local import criu as criu_
 from thopter.providers.local import images, saving
@@ -78,6 +78,8 @@ class Living(Core):
                 async with self._lock(key):
                     record = await finish(self._require, key)
                     must_be_ours(record.isolation, "forked with its processes")
+                    if record.isolation is Isolation.GVISOR:
+                        raise Unsupported(f"'fork --live' can't be had of box {key}: it is a gVisor box")
                     if self._maker.state(record) is not BoxState.READY:
                         raise NotNow(f"box {key} does not run", hint="only running processes can be forked")
                     criu = await finish(_criu, self._maker)

@@ -236,6 +236,7 @@ class Maker:
             "family": self.family, "group": spare.group, "base": spare.base, "count": mode.count,
             "stored": STORED if mode.idmapped else 0,
             "cgroups": joined, "user": mode.user, "state": str(self.paths.state), "nest": str(self.nest),
+            "sentry": mode.isolation is Isolation.GVISOR,
         }  # fmt: skip
 
     def _order(self, record: Record, folder: Path, native: dict[str, Any]) -> dict[str, Any]:

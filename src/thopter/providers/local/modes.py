@@ -8,7 +8,8 @@ from thopter.model.errors import Refused, Unsupported
 from thopter.model.nouns import Isolation
 from thopter.providers.local.uids import SIZE
 
-OURS = frozenset({Isolation.NAMESPACES_IDMAPPED, Isolation.NAMESPACES_USER})  # made by the zygote
+# Made by the zygote: their files and processes are where we put them.
+OURS = frozenset({Isolation.NAMESPACES_IDMAPPED, Isolation.NAMESPACES_USER, Isolation.GVISOR})
 
 
 class Mode(Struct, frozen=True, kw_only=True):

@@ -15,7 +15,8 @@ class Half:
     ``family``: the hub's name for all it makes. ``group``: the spare's name. ``cgroups``: folders
     to join. ``user``: see ``outer.py``; empty as root. ``base``/``count``: the ids inside the box
     as numbers outside. ``state``: the hub's state folder. ``nest``: an empty folder to mount on,
-    inside the box's own mount namespace.
+    inside the box's own mount namespace. ``sentry``: it is for a gVisor box (see gv_keeper.py), whose first
+    process has to make a sandbox before it goes behind the walls.
     """
 
     def __init__(self, raw: dict[str, object]) -> None:
@@ -29,6 +30,7 @@ class Half:
         cgroups, user = raw["cgroups"], raw["user"]
         if not (isinstance(cgroups, list) and isinstance(user, dict)):
             raise ValueError("half needs cgroups and user")
+        self.sentry = raw.get("sentry") is True
         self.cgroups = [str(c) for c in cgroups]
         self.user: dict[str, object] = dict(user)
         self.raw = raw

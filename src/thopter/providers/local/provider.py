@@ -38,6 +38,7 @@ from thopter.providers.local.sweep import find as find_leaks
 from thopter.providers.local.tiers import ASKED_FOR, Stronger, Tiering
 from thopter.providers.local.way_bubblewrap import Bubblewrap
 from thopter.providers.local.way_container import Container
+from thopter.providers.local.way_gvisor import Gvisor
 from thopter.providers.local.way_none import PlainFolder
 from thopter.providers.local.ways import Ways
 
@@ -65,7 +66,7 @@ class LocalProvider(Saving, Resting, Living, Mending, Tiering):
                 PlainFolder(paths.runtime, self._maker.pool.folder),
             ),
         )
-        self._ladder: tuple[Stronger, ...] = ladder(self, self._maker, self._nursery)
+        self._ladder = (Gvisor(self, self._maker), *ladder(self, self._maker, self._nursery))
         self._had: dict[Isolation, tuple[str, float]] = {}
         self._climbing: dict[Isolation, asyncio.Lock] = {}
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}

@@ -12,7 +12,7 @@ from thopter.kit import failpoint
 from thopter.kit.linux import calls, procs
 from thopter.kit.threads import finish
 from thopter.model.errors import Conflict, NotFound, NotNow, ProviderError
-from thopter.model.nouns import BoxState
+from thopter.model.nouns import BoxState, Isolation
 from thopter.model.sockets import BoxHandle, BoxSpec
 from thopter.providers.local.core import Core
 from thopter.providers.local.maker import Maker
@@ -82,10 +82,20 @@ def _stop(maker: Maker, record: Record) -> None:
     if maker.alive(record):
         if maker.frozen(record):
             maker.set_frozen(record, False)
-        _ask_to_end(maker, record)
+        (_ask_the_keeper if record.isolation is Isolation.GVISOR else _ask_to_end)(maker, record)
     maker.end(record)
     failpoint.hit("stop.ended")
     calls.syncfs(str(maker.pool.folder / record.key))
+
+
+def _ask_the_keeper(maker: Maker, record: Record) -> None:
+    """The same in a sandbox, whose processes are none of the machine's: its keeper has it end itself, which
+    it does with what it wrote on its files."""
+    deadline = time.monotonic() + 3 * GRACE_S
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(record.pid, signal.SIGTERM)
+    while maker.alive(record) and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def _ask_to_end(maker: Maker, record: Record) -> None:

@@ -45,10 +45,13 @@ def build_nest(half: Half) -> None:
         os.chown(f"run/{name}", half.base, half.base)
 
 
-def mount_proc() -> None:
+def mount_proc(whole: bool) -> None:
     """Mount the new pid namespace's /proc in the nest (the present folder); the caller must be in
-    that namespace. What tells of or turns the machine is read-only or hidden."""
+    that namespace. What tells of or turns the machine is read-only or hidden, but for a ``whole`` one, which
+    no program of a box ever sees: without, the kernel lets nobody in there mount another."""
     calls.mount("proc", "proc", "proc", _STILL | calls.MS_NOEXEC)
+    if whole:
+        return
     for name in READ_ONLY_PROC:
         if os.path.lexists(path := f"proc/{name}"):
             calls.attach_tree(calls.clone_tree(path, _GUARDED | calls.MOUNT_ATTR_RDONLY), path)

@@ -13,6 +13,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from thopter.model.nouns import Isolation
 from thopter.providers.local.modes import Mode
 from thopter.providers.local.uids import Ranges
 
@@ -43,6 +44,10 @@ class Spares:
     def take(self, mode: Mode) -> tuple[Spare, Spare | None]:
         """The spare for a new box, and the one to order in its place where none is coming."""
         with self._lock:
+            if mode.isolation is Isolation.GVISOR:  # its builder is not like the others
+                spare = self._new(mode)
+                self._taken.add(spare)
+                return spare, None
             spare = self._ready.pop() if self._ready else self._new(mode)
             self._taken.add(spare)
             after = None if self._ready or self._coming else self._new(mode)
