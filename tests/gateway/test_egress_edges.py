@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from urllib.parse import quote
 
@@ -108,3 +109,39 @@ def test_a_secret_that_comes_back_in_small_percent_or_as_careful_json_is_masked(
         careful = careful.replace(letter, f"\\u{ord(letter):04x}")
     for said in (small, careful[1:-1], quote(secret, safe=""), json.dumps(secret)[1:-1]):
         assert mask.text(f"x={said};") == f"x={'*' * len(said)};"
+
+
+@pytest.mark.battery("E11")
+@pytest.mark.parametrize(
+    ("who", "said"),
+    [
+        ("itself", """a/b+"c" & d'<é>`x"""),
+        ("a form", "a%2Fb%2B%22c%22+%26+d%27%3C%C3%A9%3E%60x"),
+        ("a form in small letters", "a%2fb%2b%22c%22+%26+d%27%3c%c3%a9%3e%60x"),
+        ("an address", "a%2Fb%2B%22c%22%20%26%20d%27%3C%C3%A9%3E%60x"),
+        ("JSON as Python has it", r"""a/b+\"c\" & d'<\u00e9>`x"""),
+        ("JSON as JavaScript has it", r"""a/b+\"c\" & d'<é>`x"""),
+        ("JSON as Go has it", r"""a/b+\"c\" \u0026 d'\u003cé\u003e`x"""),
+        ("JSON as PHP has it", r"""a\/b+\"c\" & d'<\u00e9>`x"""),
+        ("JSON as PHP has it for HTML", r"""a\/b+\"c\" \u0026 d\u0027\u003C\u00E9\u003E`x"""),
+        ("JSON as .NET has it", r"""a/b\u002B\u0022c\u0022 \u0026 d\u0027\u003C\u00E9\u003E\u0060x"""),
+        ("HTML as Python has it", "a/b+&quot;c&quot; &amp; d&#x27;&lt;é&gt;`x"),
+        ("HTML as Go has it", "a/b+&#34;c&#34; &amp; d&#39;&lt;é&gt;`x"),
+        ("HTML as PHP has it", "a/b+&quot;c&quot; &amp; d&#039;&lt;é&gt;`x"),
+        ("base64", base64.b64encode("""a/b+"c" & d'<é>`x""".encode()).decode().rstrip("=")),
+        (
+            "base64 in addresses",
+            base64.urlsafe_b64encode("""a/b+"c" & d'<é>`x""".encode()).decode().rstrip("="),
+        ),
+    ],
+)
+def test_whoever_spells_the_secret_the_usual_way_it_is_masked_in_headers_and_streams(
+    who: str, said: str
+) -> None:
+    secret = """a/b+"c" & d'<é>`x"""
+    needles = spellings(secret, f"Bearer {secret}")
+    assert Mask(needles).text(f"x={said};") == f"x={'*' * len(said.encode())};"
+    stream, out = Mask(needles), b""
+    for byte in f"x={said};".encode():
+        out += stream.feed(bytes([byte]))
+    assert stream.end() == b"" and said.encode()[4:] not in out and out.endswith(b"*;"), out

@@ -11,7 +11,7 @@ import html
 import json
 import re
 from collections.abc import Iterable
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 LEAST = 6  # a shorter secret can't be told apart from ordinary text
 _LOOSE = 4  # so many bytes of its beginning are not held back: else ordinary streams would stall
@@ -20,20 +20,32 @@ _LOOSE = 4  # so many bytes of its beginning are not held back: else ordinary st
 def spellings(secret: str, value: str) -> tuple[bytes, ...]:
     """How ``secret`` (sent as the header ``value``) may come back, longest first."""
     coded = base64.b64encode(secret.encode()).decode()
-    inner = json.dumps(secret)[1:-1]
-    found = {
-        secret, coded.rstrip("="), coded.translate(_URL_SAFE).rstrip("="), quote(secret, safe=""),
-        quote(secret), inner, inner.replace("/", "\\/"), html.escape(secret),
-        html.escape(secret, quote=False), inner.translate(_CAREFUL),
-    }  # fmt: skip
-    found |= {_PERCENT.sub(lambda m: m[0].lower(), s) for s in (quote(secret, safe=""), quote(secret))}
+    percent = {quote(secret, safe=""), quote(secret), quote_plus(secret)}
+    found = {secret, coded.rstrip("="), coded.translate(_URL_SAFE).rstrip("=")}
+    found |= percent | {_PERCENT.sub(lambda m: m[0].lower(), s) for s in percent} | _as_json(secret)
+    found.add(html.escape(secret, quote=False))
+    found |= {html.escape(secret).replace("&#x27;", a).replace("&quot;", q) for a, q in _QUOTES}
     scheme, _, rest = value.partition(" ")
     if scheme.lower() == "basic":
         found.add(rest.rstrip("="))
     return tuple(sorted((s.encode() for s in found if len(s) >= LEAST), key=len, reverse=True))
 
 
-_CAREFUL = {ord(c): f"\\u{ord(c):04x}" for c in "&<>"}  # JSON that may stand in HTML
+def _as_json(secret: str) -> set[str]:
+    """As JSON strings are written: everything but ASCII escaped or not, letters that mean something in HTML
+    escaped or not, numbers in small or in capital letters."""
+    plain = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+    found = plain | {s.replace("/", "\\/") for s in plain}
+    for careful in _CAREFUL:
+        bare = {s.replace('\\"', '"') for s in found} if ord('"') in careful else found
+        found |= {s.translate(careful) for s in bare}
+    return found | {_ESCAPE.sub(lambda m: "\\u" + m[1].upper(), s) for s in found}
+
+
+#: JSON that may stand in HTML: of Go and Rails, of PHP, of .NET.
+_CAREFUL = tuple({ord(c): f"\\u{ord(c):04x}" for c in letters} for letters in ("&<>", "&<>'", "&<>'\"+`"))
+_ESCAPE = re.compile(r"\\u([0-9a-f]{4})")
+_QUOTES = (("&#x27;", "&quot;"), ("&#39;", "&#34;"), ("&#39;", "&quot;"), ("&#039;", "&quot;"))
 _PERCENT = re.compile("%[0-9A-F]{2}")
 _URL_SAFE = str.maketrans("+/", "-_")
 
