@@ -224,6 +224,9 @@ def test_a_port_is_shown_to_many_connections_at_once(live: Live):
 
 def test_a_port_where_nothing_listens_is_refused_with_a_clear_line(live: Live):
     done = live.run("port", "flag", "3999")
+    told = json.loads(live.ok("audit", "--kind", "person.dial", "--box", "flag", "--json").out)
+    last = told[-1]
+    assert (last["data"]["port"], last["name"]) == (3999, "flag") and f"uid {os.getuid()}" in last["by"], told
     assert done.code == 5 and done.err.startswith("thopter: nothing listens on port 3999 in flag\n"), done
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = live.run("port", "flag", "3000", "--local", str(taken.getsockname()[1]))

@@ -138,3 +138,83 @@ def test_each_end_of_a_hub_is_anchored_and_anchors_that_vanish_or_disagree_are_o
         assert len(await store.audit.read(Wanted(kind="audit.disagrees"))) == 1
 
     asyncio.run(_hub(tmp_path, disagrees))
+
+
+@pytest.mark.battery("X6")
+@pytest.mark.parametrize("how", ["removed", "emptied"])
+def test_anchors_that_are_taken_away_from_a_hub_that_lives_are_on_record_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(audit, "EVERY_S", 0.01)
+    file = tmp_path / "audit.anchors"
+
+    async def go(audits: Audits, store: Store) -> None:
+        await audits.act("person.exec", BOX, {"argv": ["ls"]})
+        await _until(lambda: _anchored_all(audits))
+        assert (await audits.verify("")).ok
+        if how == "removed":
+            file.unlink()
+            assert [f.text for f in (await audits.verify("")).faults] == ["audit.anchors is gone"]
+        else:
+            file.write_bytes(b"")
+            assert (await audits.verify("")).anchors == 0  # who looks at it hides nothing
+        await audits.act("person.exec", BOX, {"argv": ["rm", "-rf", "/"]})
+        await _until(lambda: _begun(store, 2))
+        found = await audits.verify("")
+        assert [f.text for f in found.faults] == ["the file of anchors was begun anew here"]
+        await audits.act("person.exec", BOX, {"argv": ["ls"]})
+        await _until(lambda: _anchored_all(audits))
+        assert await _begun(store, 2), "once"
+
+    asyncio.run(_hub(tmp_path, go))
+
+
+async def _anchored_all(audits: Audits) -> bool:
+    found = await audits.verify("")
+    return found.anchored == found.records
+
+
+async def _begun(store: Store, times: int) -> bool:
+    return len(await store.audit.read(Wanted(kind="audit.anchors_begun"))) == times
+
+
+@pytest.mark.battery("X6")
+@pytest.mark.parametrize("left", [None, b"", b"1 abc", b"no anchor\n"])
+def test_anchors_that_are_taken_away_while_no_hub_lives_are_on_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bytes | None
+) -> None:
+    monkeypatch.setattr(audit, "EVERY_S", 0.01)
+    file = tmp_path / "audit.anchors"
+    texts: list[list[str]] = []
+
+    async def work(audits: Audits, store: Store) -> None:
+        await audits.act("person.exec", BOX, {"argv": ["ls"]})
+        await _until(lambda: _anchored_all(audits))
+        texts.append([f.text for f in (await audits.verify("")).faults])
+
+    asyncio.run(_hub(tmp_path, work))
+    file.unlink()
+    if left is not None:
+        file.write_bytes(left)
+    asyncio.run(_hub(tmp_path, work))
+    assert texts[0] == [] and "the file of anchors was begun anew here" in texts[1]
+
+
+@pytest.mark.battery("X6")
+def test_a_torn_line_of_the_anchors_is_no_fault_and_a_foreign_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "EVERY_S", 0.01)
+    file = tmp_path / "audit.anchors"
+
+    async def work(audits: Audits, store: Store) -> None:
+        await audits.act("person.exec", BOX, {"argv": ["ls"]})
+        await _until(lambda: _anchored_all(audits))
+        faults.append([f.text for f in (await audits.verify("")).faults])
+
+    faults: list[list[str]] = []
+    for torn in (b"", b"9999 " + b"a" * 30, b"no anchor\n"):
+        if torn:
+            file.write_bytes(file.read_bytes() + torn)
+        asyncio.run(_hub(tmp_path, work))
+    assert faults == [[], [], ["1 lines of audit.anchors are no anchors"]]

@@ -63,6 +63,17 @@ def test_a_box_that_may_reach_something_else_is_another_box() -> None:
     assert len({made_of(), under("default", ""), under("closed", ""), under("default", "", ca=False)}) == 4
 
 
+def test_a_box_without_the_placeholder_of_a_secret_it_may_use_is_another_box() -> None:
+    def with_env(env: dict[str, str] | None) -> str:
+        policy = {"name": "default", "why": "", "ca": True, "isolation": "", "env": env}
+        return made_of(box=structs.replace(BOX, memory={"policy": policy}))
+
+    bound = {"TRACKER": "thopter-secret-tracker"}
+    each = [with_env(e) for e in ({}, bound, bound | {"B": "thopter-secret-b"}, {"TRACKER": "else"})]
+    assert len(set(each)) == 4
+    assert with_env(dict(reversed((bound | {"B": "thopter-secret-b"}).items()))) == each[2], "in any order"
+
+
 def test_who_commits_counts() -> None:
     assert made_of(identity=("Ada", "tess@example.invalid")) != made_of()
     assert made_of(owner="Ada") != made_of()

@@ -95,6 +95,24 @@ async def test_each_record_that_was_dropped_is_counted_once_however_a_reader_pag
     assert (again.dropped, again.next) == (0, 6004)
 
 
+@in_loop
+async def test_no_flood_of_refusals_takes_more_than_its_ring_or_drops_one_uncounted() -> None:
+    ledger = Ledger()
+    ledger.add(_record("allow"))
+    for n in range(15_000):
+        ledger.add(_record("deny", n, f"box-{n}"))  # each of another box: none of them is folded
+    page = await ledger.page(0, "", 100_000, 0)
+    told = [r for r in page.records if r.verdict == "deny"]
+    assert [r.box for r in told] == [f"box-{n}" for n in range(10_000, 15_000)], "the newest are there"
+    assert page.records[0].verdict == "allow", "refusals push out nothing of what went out either"
+    assert (page.dropped, page.next) == (10_000, 15_001)
+    for n in range(10_000):
+        ledger.add(_record("deny", n, "wren"))  # of one box they are, and counted
+    await asyncio.sleep(0)
+    page = await ledger.page(page.next, "wren", 100_000, 0)
+    assert len(page.records) < 2000 and len(ledger._same) <= 2000
+
+
 # ---------------------------------------------------------------------------------- spellings
 
 

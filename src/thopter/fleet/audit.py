@@ -55,7 +55,7 @@ class Audits:
         if self._problem:
             log.error("the audit: %s", self._problem)
             await self._write(self._event("audit.disagrees", {"text": self._problem}))
-        if not found.there:
+        if not found.anchors:
             await self._write(self._event("audit.anchors_begun", {}))
         spawn("audit anchors", self._keep())
 

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import re
+import threading
 from pathlib import Path
 
 from msgspec import Struct
@@ -33,14 +34,19 @@ class Found(Struct, frozen=True):
 
 
 class Anchors:
-    """The file; its calls block."""
+    """The file; its calls block, and may be made by several threads at once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = threading.Lock()  # a file that is being begun is not one that was there
         self._lines = -1
 
     def read(self) -> Found:
         """Everything in it, in order."""
+        with self._lock:
+            return self._read()
+
+    def _read(self) -> Found:
         try:
             text = self.path.read_bytes().decode("ascii", "replace")
         except FileNotFoundError:
@@ -48,14 +54,20 @@ class Anchors:
         *whole, cut = text.split("\n")
         found = [_LINE.fullmatch(line) for line in whole]
         anchors = tuple(Anchor(int(m[1]), m[2], int(m[3])) for m in found if m)
-        self._lines = len(whole) + (1 if cut else 0)
+        self._lines = (
+            len(whole) + (1 if cut else 0) or self._lines
+        )  # who looks at an emptied one hides nothing
         return Found(anchors, sum(m is None for m in found), True)
 
     def add(self, anchor: Anchor) -> bool:
         """Write one more; on the disk when this returns. True when the file had to be begun anew, since
         what this object knows to have been in it is gone."""
+        with self._lock:
+            return self._add(anchor)
+
+    def _add(self, anchor: Anchor) -> bool:
         if self._lines < 0:
-            self.read()
+            self._read()
         if self._lines > _MOST:
             self._shorten()
         line = f"{anchor.seq} {anchor.hash} {anchor.at_ms}\n".encode()
@@ -76,7 +88,7 @@ class Anchors:
 
     def _shorten(self) -> None:
         """Keep the first and the newest; those between say nothing that these do not."""
-        kept = self.read().anchors
+        kept = self._read().anchors
         kept = (*kept[:1], *kept[1:][-KEPT:])
         write_private(self.path, "".join(f"{a.seq} {a.hash} {a.at_ms}\n" for a in kept).encode())
         self._lines = len(kept)
