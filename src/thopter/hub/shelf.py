@@ -13,6 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -333,8 +334,7 @@ class Shelf:
                     read_book(text, SHIPPED)
                 except PolicyError as e:
                     raise Refused(f"{target.name} can't be changed: {e}", hint="mend it by hand") from None
-                if _read(target) == before:  # an editor takes no lock
-                    write_private(target, text.encode())
+                if write_private(target, text.encode(), partial(_is, target, before)):
                     return
             raise Refused(f"{target.name} is being changed by somebody else", hint="try it again")
         finally:
@@ -358,6 +358,11 @@ class Shelf:
     def ca_cert(self) -> str:
         """See the port."""
         return self.authority()[0]
+
+
+def _is(path: Path, text: str | None) -> bool:
+    """Whether the file is still as it was read: an editor takes no lock."""
+    return _read(path) == text
 
 
 def _read(path: Path) -> str | None:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 
-def write_private(path: Path, content: bytes) -> None:
-    """Replace ``path`` atomically and durably by ``content``, mode 0600; never a half-written file."""
+def write_private(path: Path, content: bytes, still: Callable[[], bool] = lambda: True) -> bool:
+    """Replace ``path`` atomically and durably by ``content``, mode 0600; never a half-written file. ``still``
+    is asked just before, when all else is done: False leaves what is there, which is then the answer."""
     fd, temp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with open(fd, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(fd)
+        if not still():
+            os.unlink(temp)
+            return False
         os.replace(temp, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -26,3 +31,4 @@ def write_private(path: Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+    return True
