@@ -31,6 +31,8 @@ from memory_talk import MemoryTalk
 from memory_variables import MemoryVariables
 from msgspec import Struct
 
+from thopter.fleet.changes import name_of
+from thopter.fleet.page_sessions import PageSessions
 from thopter.fleet.tokens import Tokens
 from thopter.kit.clock import SystemClock
 from thopter.kit.paths import Paths
@@ -51,6 +53,7 @@ from thopter.model.api import (
     ThopterView,
     TranscriptPage,
 )
+from thopter.model.api.changes import ChangeList, FileDiff
 from thopter.model.errors import Conflict, NotFound, TimedOut
 from thopter.model.events import Event
 from thopter.model.ids import check_name, new_id
@@ -149,6 +152,7 @@ class MemoryFleet:
         self.egress = MemoryEgress()
         self.secrets = MemorySecrets()
         self.tokens = Tokens(lambda: store, SystemClock())
+        self.page_sessions = PageSessions(lambda: store, SystemClock())
         self.pushes = MemoryPushes(self._find)
         self.talk = MemoryTalk(self._find)
         self.approvals = MemoryApprovals(self._find)
@@ -256,6 +260,14 @@ class MemoryFleet:
     async def diff(self, name: str, checkout: str) -> DiffResult:
         self._find(name)
         return DiffResult(diff="", stat="", commits=0, dirty=0)
+
+    async def changes(self, name: str, checkout: str) -> ChangeList:
+        self._find(name)
+        return ChangeList(files=[], commits=0, dirty=0)
+
+    async def change(self, name: str, checkout: str, file: str, context: int) -> FileDiff:
+        self._find(name)
+        return FileDiff(id=file, path=name_of(file).decode("utf-8", "replace"), diff="")
 
     async def pull(self, name: str, wip: bool, checkout: str) -> PullInfo:
         view = self._find(name)

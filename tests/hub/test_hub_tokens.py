@@ -21,8 +21,9 @@ from websockets.sync.client import connect
 
 from thopter.hub.api import ROUTES
 from thopter.hub.auth import ADMIN, ALL_SCOPES, APPROVE, OPERATE, READ, Throttle, expanded
-from thopter.hub.guard import _source
+from thopter.hub.guard import caller_source
 from thopter.hub.routes import Route
+from thopter.hub.sessions import LOGIN
 from thopter.hub.tickets import Tickets
 
 MAY = {
@@ -77,7 +78,7 @@ def test_each_scope_does_what_it_says_and_no_more(hub: HubProcess, issued: Issue
     """The control of the test above, and the table in one place: who may what."""
     allowed = {n: {f"{r.method} {r.path}" for r in ROUTES if r.scope in expanded(s)} for n, s in MAY.items()}
     assert allowed["reader"] < allowed["worker"] < allowed["both"] < allowed["admin"]
-    assert allowed["admin"] == {f"{r.method} {r.path}" for r in ROUTES}
+    assert allowed["admin"] == {f"{r.method} {r.path}" for r in ROUTES if r.scope != LOGIN}
     approving = allowed["approver"] - allowed["reader"]
     assert "POST /v1/thopters/{name}/egress/allow" in approving and not approving & allowed["worker"]
     for secret in (
@@ -88,7 +89,7 @@ def test_each_scope_does_what_it_says_and_no_more(hub: HubProcess, issued: Issue
         "POST /v1/variables",
     ):
         assert [n for n in MAY if secret in allowed[n]] == ["admin"], secret
-    assert {r.scope for r in ROUTES} <= ALL_SCOPES
+    assert {r.scope for r in ROUTES} <= ALL_SCOPES | {LOGIN}
     for name in MAY:
         with httpx2.Client(base_url=hub.tcp, headers={"Authorization": f"Bearer {issued[name]}"}) as client:
             assert client.get("/v1/thopters").status_code == 200
@@ -306,10 +307,10 @@ def test_failures_are_throttled_by_source_within_bounded_memory() -> None:
 def test_whoever_has_an_address_of_ipv6_is_throttled_with_the_whole_network_it_is_in(
     one: str, other: str, same: bool
 ) -> None:
-    assert (_source({"client": (one, 1)}) == _source({"client": (other, 2)})) is same
+    assert (caller_source({"client": (one, 1)}) == caller_source({"client": (other, 2)})) is same
     throttle = Throttle(Hand(), room=1, refill=0.5, sources=100)
-    assert throttle.failed(_source({"client": (one, 1)})) == 0
-    assert (throttle.failed(_source({"client": (other, 2)})) > 0) is same
+    assert throttle.failed(caller_source({"client": (one, 1)})) == 0
+    assert (throttle.failed(caller_source({"client": (other, 2)})) > 0) is same
 
 
 @pytest.mark.battery("H3")

@@ -22,6 +22,7 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         "Look",
         (
             ("status", "status:status", "Show all thopters, or one and the evidence of its state."),
+            ("dashboard", "dashboard:dashboard", "The page in your browser or on your phone: log in."),
             ("top", "top:top", "A screen to keep open: all thopters, live, with keys to act."),
             ("tail", "tail:tail", "Show the conversation, -f as it happens."),
             ("log", "log:log", "Print the whole conversation, as text, Markdown, JSON or a page."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 from thopter.fleet.deps import Deps
+from thopter.kit.settings import Settings
 from thopter.model.api import Check
 from thopter.model.errors import ThopterError
 from thopter.model.nouns import BoxState, Isolation
@@ -43,7 +44,17 @@ async def doctor(deps: Deps) -> list[Check]:
     checks += await _credentials(deps)
     checks += await deps.policies.checks()
     checks += await _notes(deps)
+    checks.append(page_check(deps.settings))
     return checks
+
+
+def page_check(settings: Settings) -> Check:
+    """Where the page is reached, and whether phones can install it and be rung: by https only."""
+    url, listen = str(settings.get("page.url")), str(settings.get("hub.listen"))
+    if url.startswith("https:") or settings.get("hub.tls_cert"):
+        return Check(name="page", level="ok", text=f"reached by https at {url or listen or 'loopback'}")
+    text = "on this machine only ('thopter dashboard'); phones install it and are rung by https: a tailnet, "
+    return Check(name="page", level="ok", text=text + "a tunnel or a certificate of your own, see page.url")
 
 
 def _tier(provider: str, kind: str, why: str) -> Check:

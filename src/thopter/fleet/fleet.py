@@ -25,6 +25,7 @@ from thopter.fleet.keeper import Keeper
 from thopter.fleet.launch import routes
 from thopter.fleet.live import LiveBox
 from thopter.fleet.notes import Notes
+from thopter.fleet.page_sessions import PageSessions
 from thopter.fleet.person import Hands
 from thopter.fleet.pool import WarmPool
 from thopter.fleet.pushes import LOG_KINDS as PUSH_KINDS
@@ -99,6 +100,7 @@ class Fleet:
         self.notes = Notes(deps, self._crew.live)
         self.egress = Egress(deps, self._crew.live)
         self.secrets = Secrets(deps)
+        self.page_sessions = PageSessions(lambda: deps.store, deps.clock)
         self.tokens = Tokens(lambda: deps.store, deps.clock)
         self.pushes = Pushes(deps, self._crew.live)
         self.talk = Talk(deps, self._crew)

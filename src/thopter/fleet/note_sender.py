@@ -12,10 +12,11 @@ import logging
 from msgspec import structs
 
 from thopter.fleet.deps import Deps
+from thopter.fleet.push_devices import PREFIX, PushDevices
 from thopter.kit import failpoint
 from thopter.model.errors import ThopterError
 from thopter.model.events import Event
-from thopter.model.notes import Letter, Note, NoteKind, Send
+from thopter.model.notes import Letter, Note, NoteKind, Pushed, Send
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +32,9 @@ _TROUBLE_S = 5.0
 class Sender:
     """One per hub; ``run`` is spawned :data:`WORKERS` times."""
 
-    def __init__(self, deps: Deps) -> None:
+    def __init__(self, deps: Deps, devices: PushDevices) -> None:
         self._deps = deps
+        self._devices = devices
         self._news = asyncio.Event()
 
     def wake(self) -> None:
@@ -68,9 +70,16 @@ class Sender:
     async def _try(self, send: Send, note: Note) -> None:
         letter = _dated(note, self._deps.clock.now_ms())
         failpoint.hit("notes.claimed")
-        problem = await self._deps.postman.post(send.target, note.kind, letter)
+        if send.target.startswith(PREFIX):
+            pushed = await self._devices.post(send.target, note, letter)
+        else:
+            pushed = Pushed(problem=await self._deps.postman.post(send.target, note.kind, letter))
         failpoint.hit("notes.posted")
-        now = self._deps.clock.now_ms()
+        problem, now = pushed.problem, self._deps.clock.now_ms()
+        if pushed.gone:  # nobody's fault, and nothing to tell
+            await self._deps.store.notes.settle(structs.replace(send, state="given_up", problem=problem))
+            self.wake()
+            return
         settled = after(send, note, problem, now)
         events = []
         if settled.state == "given_up" and note.kind is not NoteKind.TEST:

@@ -17,6 +17,7 @@ from thopter.fleet.disk_guard import HELD
 from thopter.fleet.live import LiveBox
 from thopter.fleet.note_rules import Ring, Situation
 from thopter.fleet.note_sender import GIVE_UP_MS, WORKERS, Sender
+from thopter.fleet.push_devices import PushDevices
 from thopter.fleet.views import ALIVE_WITHIN_MS
 from thopter.model.api.notes import MuteRequest, NoteView, NotifyState, TestRequest
 from thopter.model.api.notes import Notes as NotePage
@@ -45,7 +46,8 @@ class Notes:
     def __init__(self, deps: Deps, live: Mapping[str, LiveBox]) -> None:
         self._deps = deps
         self._live = live
-        self._sender = Sender(deps)
+        self.devices = PushDevices(deps)
+        self._sender = Sender(deps, self.devices)
         self._rung: set[str] = set()  # keys the store has already; only saves writes
         self._forgot_ms = 0
 
@@ -208,6 +210,7 @@ class Notes:
             name=name, held=found.held, letter=note_rules.write(found.kind, settings, words),
         )  # fmt: skip
         targets = [] if found.held else await self._deps.postman.names()
+        targets += [] if found.held else await self.devices.wanting(found.kind)
         limit = int(settings.get("notify.per_hour"))
         if await self._deps.store.notes.add(note, targets, per_hour=limit, cursor=cursor):
             self._sender.wake()
@@ -238,7 +241,7 @@ class Notes:
         names = [b.name for b in await store.boxes.list() if b.id in muted]
         counts = await store.notes.counts(now - _TOLD_MS)
         return NotifyState(
-            targets=await self._deps.postman.targets(),
+            targets=await self._deps.postman.targets() + await self.devices.targets(),
             on=sorted(note_rules.rules_of(self._deps.settings).on),
             muted="" in muted,
             muted_thopters=names,
@@ -248,7 +251,7 @@ class Notes:
 
     async def test(self, req: TestRequest) -> NoteView:
         """Send a test to one target or all, and wait for what comes of it."""
-        names = await self._deps.postman.names()
+        names = await self._deps.postman.names() + await self.devices.wanting(NoteKind.TEST)
         if not names:
             raise NotFound(
                 "there is nowhere to send it",

@@ -13,7 +13,7 @@ from thopter.model.api.egress import Findings, PolicyBook, PolicyInfo, Verdict
 from thopter.model.api.notes import Target
 from thopter.model.api.secrets import Binding, BindRequest, UnbindRequest
 from thopter.model.budget import Terms
-from thopter.model.notes import Letter, NoteKind
+from thopter.model.notes import Letter, NoteKind, Pushed, PushOrder
 from thopter.model.nouns import RepoRef
 from thopter.model.pushes import Note, Outcome
 
@@ -254,3 +254,12 @@ class Postman(Protocol):
     async def post(self, target: str, kind: NoteKind, letter: Letter) -> str:
         """Send; "" when the other side took it, else why not. Bounded in time; never raises for what
         the other side does. It may have arrived although this says no."""
+
+    async def push(self, order: PushOrder) -> Pushed:
+        """The same to a browser, by its push service."""
+
+    async def push_key(self) -> str:
+        """The hub's public key, with which browsers subscribe."""
+
+    async def vet(self, endpoint: str) -> None:
+        """BadInput or NotAllowed for a push service that must not be written to."""

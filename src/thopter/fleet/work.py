@@ -21,7 +21,7 @@ _OURS = "remote: thopter: "  # how the git gateway speaks to whoever pushes
 _QUIET = "export GIT_TERMINAL_PROMPT=0 GIT_OPTIONAL_LOCKS=0\n"
 
 # A second index makes untracked files part of the picture without touching the agent's own.
-_WITH_ALL = """
+WITH_ALL = """
 set -e
 export GIT_INDEX_FILE="$(mktemp)"
 trap 'rm -f "$GIT_INDEX_FILE"' EXIT
@@ -36,11 +36,10 @@ git rev-list --count "$1..HEAD"
 git status --porcelain=v1 --untracked-files=all | wc -l
 """
 _DIFF = (
-    _WITH_ALL
-    + 'git -c core.quotepath=off diff --cached --no-color --no-ext-diff --no-textconv "$2" "$1" --\n'
+    WITH_ALL + 'git -c core.quotepath=off diff --cached --no-color --no-ext-diff --no-textconv "$2" "$1" --\n'
 )
 _WIP = (
-    _WITH_ALL
+    WITH_ALL
     + """
 tree="$(git write-tree)"
 git commit-tree "$tree" -p HEAD -m "thopter: work in progress"
@@ -48,7 +47,8 @@ git commit-tree "$tree" -p HEAD -m "thopter: work in progress"
 )
 
 
-async def _sh(link: BoxLink, run: Run, script: str, *args: str, cap: int = 1 << 20) -> tuple[bytes, bool]:
+async def in_box(link: BoxLink, run: Run, script: str, *args: str, cap: int = 1 << 20) -> tuple[bytes, bool]:
+    """Run a script in the work folder: its output, and whether that was cut at ``cap`` bytes."""
     argv = ["/bin/sh", "-c", _QUIET + script, "sh", *args]
     result = await link.exec(argv, cwd=run.cwd, timeout=120.0, output_cap=cap)
     if result.exit != 0 and not result.truncated:
@@ -68,15 +68,16 @@ async def _sh(link: BoxLink, run: Run, script: str, *args: str, cap: int = 1 << 
     return result.stdout, result.truncated
 
 
-def _need_repo(run: Run) -> str:
+def need_repo(run: Run) -> str:
+    """The commit that the work began at; Refused when there is no repository."""
     if run.repo is None:
         raise Refused("this thopter has no repository", hint="start it with --repo")
     return run.repo.base
 
 
-async def _summary(link: BoxLink, run: Run, base: str) -> tuple[str, int, int]:
+async def summary(link: BoxLink, run: Run, base: str) -> tuple[str, int, int]:
     """HEAD, commits since ``base``, files that differ from HEAD."""
-    out, _ = await _sh(link, run, _SUMMARY, base)
+    out, _ = await in_box(link, run, _SUMMARY, base)
     head, *counts = out.decode(errors="replace").split()[:3] or [""]
     if not _HASH.fullmatch(head) or len(counts) != 2 or not all(c.isdecimal() for c in counts):
         raise ProviderError("the box's git gave no usable answer", hint="see it with 'thopter ssh'")
@@ -85,10 +86,10 @@ async def _summary(link: BoxLink, run: Run, base: str) -> tuple[str, int, int]:
 
 async def diff(link: BoxLink, run: Run) -> DiffResult:
     """The work so far: base commit to working tree, untracked files included."""
-    base = _need_repo(run)
-    head, commits, dirty = await _summary(link, run, base)
-    text, cut = await _sh(link, run, _DIFF, base, "-p", cap=DIFF_CAP)
-    stat, _ = await _sh(link, run, _DIFF, base, "--stat=100")
+    base = need_repo(run)
+    head, commits, dirty = await summary(link, run, base)
+    text, cut = await in_box(link, run, _DIFF, base, "-p", cap=DIFF_CAP)
+    stat, _ = await in_box(link, run, _DIFF, base, "--stat=100")
     return DiffResult(
         diff=text.decode(errors="replace"),
         stat=stat.decode(errors="replace"),
@@ -105,16 +106,16 @@ async def push_from_box(link: BoxLink, run: Run, name: str, git_url: str, wip: b
     Returns ``(commits since base, files changed but not committed)``. The push goes through the
     git gateway like any other, so its policy holds here too.
     """
-    base = _need_repo(run)
-    commit, commits, dirty = await _summary(link, run, base)
+    base = need_repo(run)
+    commit, commits, dirty = await summary(link, run, base)
     if wip and dirty:
-        out, _ = await _sh(link, run, _WIP)
+        out, _ = await in_box(link, run, _WIP)
         commit = out.decode(errors="replace").strip()
         if not _HASH.fullmatch(commit):
             raise ProviderError(
                 "the work in progress could not be committed", hint="see it with 'thopter ssh'"
             )
-    await _sh(
+    await in_box(
         link, run, 'git push --quiet --force "$1" "$2:refs/heads/$3"\n', git_url, commit, f"thopter/{name}"
     )
     return commits + (1 if wip and dirty else 0), dirty

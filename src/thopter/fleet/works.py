@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
+from thopter.fleet import changes, work
 from thopter.fleet import tell as telling
-from thopter.fleet import work
 from thopter.fleet.crew import Crew
 from thopter.fleet.deps import Deps
 from thopter.fleet.furnish import chosen
@@ -16,6 +16,7 @@ from thopter.fleet.person import Hands
 from thopter.fleet.places import places_of
 from thopter.kit.channel import ExecStream
 from thopter.model.api import DiffResult, PullInfo, TranscriptPage
+from thopter.model.api.changes import ChangeList, FileDiff
 from thopter.model.errors import NotFound, ProviderError, Refused
 from thopter.model.nouns import Run
 
@@ -48,6 +49,16 @@ class Works:
         """The work so far."""
         live, run = await self._live(name)
         return await work.diff(await live.link(), chosen(run, checkout))
+
+    async def changes(self, name: str, checkout: str = "") -> ChangeList:
+        """Which files it changed."""
+        live, run = await self._live(name)
+        return await changes.changes(await live.link(), chosen(run, checkout))
+
+    async def change(self, name: str, checkout: str, file: str, context: int) -> FileDiff:
+        """What it changed in one of them."""
+        live, run = await self._live(name)
+        return await changes.change(await live.link(), chosen(run, checkout), file, context)
 
     async def pull(self, name: str, wip: bool, checkout: str = "") -> PullInfo:
         """Bring the box's commits into its branch of the mirror."""

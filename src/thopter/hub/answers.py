@@ -62,9 +62,9 @@ def bad_request(message: str, hint: str = "", *, status: int = 400, **data: Any)
     return _HttpError(BadInput, status, message, hint, **data)
 
 
-def not_allowed(message: str, hint: str = "", *, status: int = 403) -> ThopterError:
+def not_allowed(message: str, hint: str = "", *, status: int = 403, **data: Any) -> ThopterError:
     """The caller did not show what this door wants (401, 403, 421)."""
-    return _HttpError(NotAllowed, status, message, hint)
+    return _HttpError(NotAllowed, status, message, hint, **data)
 
 
 def no_such_path(path: str) -> ThopterError:

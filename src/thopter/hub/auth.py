@@ -15,17 +15,21 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
-
+from thopter.hub.holders import ADMIN as ADMIN
+from thopter.hub.holders import ALL_SCOPES as ALL_SCOPES
+from thopter.hub.holders import APPROVE as APPROVE
+from thopter.hub.holders import OPERATE as OPERATE
+from thopter.hub.holders import OPERATOR as OPERATOR
+from thopter.hub.holders import READ as READ
+from thopter.hub.holders import Holder as Holder
+from thopter.hub.holders import expanded as expanded
+from thopter.hub.sessions import Sessions
 from thopter.hub.tickets import Tickets
 from thopter.kit.durable import write_private
 from thopter.model.errors import Refused
 
 if TYPE_CHECKING:
     from thopter.kit.clock import Clock
-
-READ, OPERATE, APPROVE, ADMIN = "read", "operate", "approve", "admin"
-ALL_SCOPES = frozenset({READ, OPERATE, APPROVE, ADMIN})
 
 TOKEN_PREFIX = "thp_"
 TOKEN_MAX = 200
@@ -67,33 +71,6 @@ def _make_token(path: Path) -> str:
     token = fresh_token()
     write_private(path, token.encode() + b"\n")
     return token
-
-
-class Holder(Struct, frozen=True, eq=False):
-    """Who calls: the operator by the unix socket, or whoever has the token of that name. ``scopes`` are the
-    server's word. ``over`` is set when the token is revoked; ``expires_ms`` 0: never."""
-
-    name: str
-    scopes: frozenset[str]
-    expires_ms: int = 0
-    over: asyncio.Event | None = None
-
-    def good(self, now_ms: int) -> bool:
-        """Whether it still may."""
-        revoked = self.over is not None and self.over.is_set()
-        return not revoked and (not self.expires_ms or now_ms < self.expires_ms)
-
-    async def ended(self, clock: Clock) -> None:
-        """Return when its token is revoked or has expired; until then wait."""
-        over = self.over or asyncio.Event()
-        while self.good(clock.now_ms()):
-            left = (self.expires_ms - clock.now_ms()) / 1000 if self.expires_ms else 3600.0
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(min(left, 3600.0), 0.01)):
-                    await over.wait()
-
-
-OPERATOR = Holder("operator", ALL_SCOPES)
 
 
 def source_of(address: str) -> str:
@@ -170,6 +147,7 @@ class Tokens:
             self._known[name] = (_digest(token), Holder(name, scopes, over=asyncio.Event()))
         self.throttle = throttle
         self.tickets = Tickets(throttle.clock)
+        self.pages = Sessions(throttle.clock)
         self.file = file
         self.loaded = asyncio.Event()  # set once the tokens of the store are known too
         self.used_ms: dict[str, int] = {}
@@ -198,13 +176,22 @@ class Tokens:
         given = _bearer(authorization)
         found = self._find(given, now_ms)
         if found is None and given and given.startswith(_PREFIX) and not self.loaded.is_set():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOAD_SECONDS):
-                    await self.loaded.wait()
+            await self.known()
             found = self._find(given, now_ms)
         if found is not None:
             self.used_ms[found.name] = now_ms
         return found
+
+    async def known(self) -> None:
+        """Wait (bounded) until the store's tokens and sessions are known."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LOAD_SECONDS):
+                await self.loaded.wait()
+
+    def own(self, file: Path) -> None:
+        """Accept the hub's own token too, which is kept in ``file`` (made when it is not there)."""
+        self.file = file
+        self._known["hub"] = (_digest(load_token(file)), Holder("hub", ALL_SCOPES, over=asyncio.Event()))
 
     def _find(self, given: bytes | None, now_ms: int) -> Holder | None:
         if given is None:
@@ -223,12 +210,6 @@ def _bearer(authorization: list[bytes]) -> bytes | None:
         return None
     scheme, _, given = authorization[0].partition(b" ")
     return given if scheme.lower() == b"bearer" else None
-
-
-def expanded(scopes: Iterable[str]) -> frozenset[str]:
-    """What scopes include: whoever acts or approves may look, an admin may everything."""
-    found = set(scopes) & ALL_SCOPES
-    return ALL_SCOPES if ADMIN in found else frozenset(found | ({READ} if found else set()))
 
 
 def fresh_token() -> str:

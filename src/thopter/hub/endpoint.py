@@ -20,11 +20,12 @@ from thopter.hub.answers import (
     unexpected,
 )
 from thopter.hub.asgi import App, Message, Receive, Scope, Send, first_of, gone, headers_named
-from thopter.hub.auth import Holder
-from thopter.hub.guard import HOLDER_KEY, TICKET_KEY
+from thopter.hub.auth import OPERATOR, Holder
+from thopter.hub.guard import HOLDER_KEY, TICKET_KEY, caller_source
 from thopter.hub.idempotency import Answer, once, read_key
 from thopter.hub.life import Hub
-from thopter.hub.routes import Call, Route, parse_body, parse_query
+from thopter.hub.routes import Call, Route, Visit, parse_body, parse_query
+from thopter.hub.sessions import ORIGIN_KEY
 from thopter.model.api import Nothing
 from thopter.model.errors import ThopterError, TimedOut
 
@@ -85,14 +86,16 @@ class Endpoint:
         elif route.kind == "upload":
             check_type(scope, b"application/octet-stream")
             call = await self._call(scope, query, Nothing(), _upload(scope, self.hub, receive))
-            await self._finish(send, await self._run(scope, call))
+            answer = await self._run(scope, call)
+            await send_body(send, answer.status, [JSON_TYPE], answer.body)
         elif route.kind == "bytes":
             call = await self._call(scope, query, Nothing(), _no_chunks())
             await while_good(scope, self.hub, stream(receive, send, route.handler(call)))
         else:
             raw = await self._body(scope, receive)
             call = await self._call(scope, query, self._parse(scope, raw), _no_chunks())
-            await self._finish(send, await self._answer(scope, call, raw))
+            answer = await self._answer(scope, call, raw)
+            await send_body(send, answer.status, [JSON_TYPE, *call.headers], answer.body)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         try:
@@ -122,6 +125,7 @@ class Endpoint:
             body=body,
             chunks=chunks,
             holder=holder_of(scope),
+            visit=_visit(scope),
         )
 
     async def _answer(self, scope: Scope, call: Call[Any, Any], raw: bytes) -> Answer:
@@ -149,9 +153,6 @@ class Endpoint:
         except Exception as error:  # made into an answer that can be kept under its key
             raise unexpected(scope, error) from error
 
-    async def _finish(self, send: Send, answer: Answer) -> None:
-        await send_body(send, answer.status, [JSON_TYPE], answer.body)
-
     def _note(self, scope: Scope, status: int, began: float) -> None:
         level = logging.INFO if self.route.mutating or status >= 500 else logging.DEBUG
         if log.isEnabledFor(level):
@@ -173,6 +174,12 @@ def holder_of(scope: Scope) -> Holder:
     found = scope[HOLDER_KEY]
     assert isinstance(found, Holder)
     return found
+
+
+def _visit(scope: Scope) -> Visit:
+    agent = headers_named(scope, b"user-agent")[:1]
+    origin = "" if scope[HOLDER_KEY] is OPERATOR else str(scope[ORIGIN_KEY])
+    return Visit(caller_source(scope), origin, b"".join(agent).decode("latin-1"))
 
 
 async def while_good(scope: Scope, hub: Hub, talk: Coroutine[Any, Any, None]) -> None:

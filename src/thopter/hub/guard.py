@@ -15,6 +15,7 @@ from thopter.hub.auth import ADMIN, OPERATOR, Holder, Tokens, source_of
 from thopter.hub.doors import Door
 from thopter.hub.page import Page, send_page
 from thopter.hub.peer import announce
+from thopter.hub.sessions import LOGIN_PATH, NOBODY, ORIGIN_KEY, cookie_name, cookies_named
 from thopter.hub.tickets import ticket_in
 from thopter.model.errors import ThopterError
 
@@ -72,7 +73,8 @@ class Guard:
                 status=421,
             )
         origins = headers_named(scope, b"origin")
-        if origins and origins != [b"http://" + hosts[0].lower()]:
+        scope[ORIGIN_KEY] = self._door.origin_of(hosts[0].lower().decode())
+        if origins and origins != [scope[ORIGIN_KEY].encode()]:
             return not_allowed("another origin may not call this hub")
         if headers_named(scope, b"sec-fetch-site") not in _SAME_ORIGIN and not (page and _followed(scope)):
             return not_allowed("another site may not call this hub")
@@ -85,21 +87,31 @@ class Guard:
             return OPERATOR
         given = headers_named(scope, b"authorization")
         ticket = None if given else ticket_in(scope["query_string"])
+        by_cookie = not given and ticket is None and scope["type"] == "http"
+        if by_cookie and _logs_in(scope):
+            return NOBODY
+        by_cookie = by_cookie and bool(cookies_named(scope, cookie_name(scope)))
         if ticket is not None:
             holder = self._by_ticket(tokens, ticket, scope)
             scope[TICKET_KEY] = True
+        elif by_cookie:
+            holder = await self._by_cookie(tokens, scope)
         else:
             holder = await tokens.holder(given, tokens.throttle.clock.now_ms())
         if holder is not None:
             self._throttled = False
             return holder
-        wait = tokens.throttle.failed(_source(scope))
+        wait = tokens.throttle.failed(caller_source(scope))
         if wait:
             if not self._throttled:
                 log.warning("failed attempts at %s are being throttled", self._door.label)
                 self._throttled = True
             return throttled(wait)
         log.info("an attempt without a right token at %s", self._door.label)
+        if not given and ticket is None and (by_cookie or headers_named(scope, b"sec-fetch-site")):
+            return not_allowed(
+                "this page is not logged in", "thopter dashboard", status=401, reason="session"
+            )
         hint = "send 'Authorization: Bearer TOKEN'; see 'thopter token'"
         if ticket is not None:
             hint = "a ticket is good once, for one path, for half a minute: POST /v1/tickets makes another"
@@ -112,6 +124,22 @@ class Guard:
             return None
         return found
 
+    async def _by_cookie(self, tokens: Tokens, scope: Scope) -> Holder | None:
+        """Who comes with a cookie and its key. A change says from which page it comes; whatever comes from
+        elsewhere than a page of ours, as far as the browser tells, is nobody's."""
+        site, origin = headers_named(scope, b"sec-fetch-site"), headers_named(scope, b"origin")
+        if site not in ([], [b"same-origin"]) or (scope["method"] not in ("GET", "HEAD") and not origin):
+            return None
+        if not tokens.loaded.is_set():
+            await tokens.known()
+        return tokens.pages.holder(scope, tokens.throttle.clock.now_ms())
+
+
+def _logs_in(scope: Scope) -> bool:
+    """Whether this is a page that wants to log in: it has nothing to show yet but its code."""
+    asks = scope["method"] == "POST" and scope["path"] == LOGIN_PATH
+    return asks and bool(headers_named(scope, b"origin"))
+
 
 def _followed(scope: Scope) -> bool:
     """True when somebody followed a link to here (in a mail, in a note): the page itself may be opened so;
@@ -120,7 +148,7 @@ def _followed(scope: Scope) -> bool:
     return asked == ([b"navigate"], [b"document"])
 
 
-def _source(scope: Scope) -> str:
+def caller_source(scope: Scope) -> str:
     """Where a caller is; see :func:`source_of`."""
     client = scope.get("client")
     return source_of(str(client[0])) if client else ""

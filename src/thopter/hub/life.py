@@ -6,7 +6,7 @@ import asyncio
 import importlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 import thopter
@@ -18,12 +18,13 @@ from thopter.kit.clock import Clock
 from thopter.kit.paths import Paths
 from thopter.kit.settings import Settings
 from thopter.model.api import HubInfo
-from thopter.model.errors import HubUnreachable, StorageFull, ThopterError
+from thopter.model.errors import HubUnreachable, NotNow, StorageFull, ThopterError
 from thopter.model.events import Event
 
 log = logging.getLogger("thopter.hub.life")
 
 INSIDE_SECONDS = 20.0  # how long a read waits for the inside of a hub that has just started
+SEEN_SECONDS = 60.0  # how often the last use of pages is written down
 READY_SECONDS = 30.0  # how long a mutation waits for recovery
 _LOOK = 0.02
 
@@ -40,6 +41,8 @@ class Hub:
         self.started_ms = clock.now_ms()
         self.listeners: list[str] = []
         self.failure: ThopterError | None = None
+        self.opening = asyncio.Lock()
+        self.open_door: Callable[[], Awaitable[str]] | None = None  # set by who serves
         self._inside: Composition | None = None
         self._made: Composition | None = None
         self._feed: Feed | None = None
@@ -106,6 +109,31 @@ class Hub:
                 raise HubUnreachable(f"the hub can't do this: {problem}")
         raise _not_yet("the hub is still recovering from its last end")
 
+    async def page_address(self, origin: str) -> str:
+        """Where the page is reached: ``page.url`` when set, else as whoever asks sees it (``origin``), else
+        at the address that is listened on. When there is none, one on loopback is opened."""
+        found = next((label for label in self.listeners if label.startswith("http")), "")
+        if not found and self.open_door is not None:
+            found = await self.open_door()
+        if not found:
+            raise NotNow("this hub listens on no address for pages", hint="set hub.listen, and restart it")
+        return str(self.settings.get("page.url")).rstrip("/") or origin or found
+
+    async def keep_sessions(self) -> None:
+        """Write down when pages were last used, until cancelled."""
+        while True:
+            await self.clock.sleep(SEEN_SECONDS)
+            await self.tell_seen()
+
+    async def tell_seen(self) -> None:
+        """Write it down now."""
+        untold = self.tokens.pages.take_untold()
+        if untold and self._inside is not None:
+            try:
+                await self._inside.fleet.page_sessions.seen(untold)
+            except ThopterError as error:
+                log.warning("the pages' last use could not be written down: %s", error.message)
+
     @property
     def ending(self) -> bool:
         """True from the moment at which the hub was told to stop."""
@@ -137,6 +165,8 @@ class Hub:
             await inside.start()
             for row in await inside.fleet.tokens.all():
                 self.tokens.add(row.name, row.digest, row.scopes, row.expires_ms)
+            for session in await inside.fleet.page_sessions.all():
+                self.tokens.pages.add(session)
             self.tokens.loaded.set()
             self._feed = Feed(inside.events)
             await self._record_start(inside)
@@ -171,6 +201,7 @@ class Hub:
         inside = self._made
         if inside is None:
             return
+        await self.tell_seen()
         try:
             async with asyncio.timeout(seconds):
                 await inside.stop()

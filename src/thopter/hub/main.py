@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 from thopter.hub import logs, process
 from thopter.hub.auth import ALL_SCOPES, Throttle, Tokens, load_token, token_file
-from thopter.hub.doors import Door, UnixDoor, open_tcp
+from thopter.hub.doors import Door, UnixDoor, load_certificate, open_tcp, remembered_listen
 from thopter.hub.lock import FileLock
 from thopter.kit import settings as kit_settings
 from thopter.kit.paths import Paths, find_paths, private_dir
 from thopter.kit.settings import Settings
-from thopter.model.errors import Refused, ThopterError
+from thopter.model.errors import Conflict, Refused, ThopterError
 
 if TYPE_CHECKING:
     import asyncio
@@ -89,14 +89,23 @@ class House:
         self.doors = [self._unix.door(), *self._tcp]
 
     def _open_tcp(self, listen: str) -> list[Door]:
-        if not listen:
+        url, tls = str(self.settings.get("page.url")), load_certificate(self.settings)
+        again = "" if listen else remembered_listen(self.paths.state)
+        if not listen and not again:
             return []
         from thopter.kit.clock import SystemClock
 
         file = token_file(self.paths.state)
         token = load_token(file)
         logs.redact.hide(token)
-        return [open_tcp(listen, Tokens({token: ALL_SCOPES}, Throttle(SystemClock()), file))]
+        tokens = Tokens({token: ALL_SCOPES}, Throttle(SystemClock()), file)
+        try:
+            return [open_tcp(listen or again, tokens, url, tls)]
+        except Conflict:
+            if listen:
+                raise
+            log.warning("%s, where the page was, is taken: it is opened elsewhere when asked for", again)
+            return []
 
     def run(self, foreground: bool, flags: dict[str, str], load: Callable[[], Compose] | None) -> int:
         """Serve until told to stop; always removes the socket and frees the locks."""

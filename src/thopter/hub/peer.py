@@ -42,5 +42,7 @@ def announce(scope: Scope, token: str | None, admin: bool) -> None:
     place = str(client[0]) if client else ""
     name = place or "somebody at the hub's socket"
     if token is not None:
-        name = f"token {token}, from {place}" if place else f"token {token}"
+        name = f"the page ({token[5:]})" if token.startswith("page:") else f"token {token}"
+        name = "somebody who logs in" if token == "(login)" else name
+        name += f", from {place}" if place else ""
     caller.set(Caller(name, admin))

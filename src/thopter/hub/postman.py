@@ -7,12 +7,13 @@ import re
 from collections.abc import Callable
 from urllib.parse import quote, urlencode, urlsplit
 
+from thopter.hub.pushing import Pusher
 from thopter.kit.push import Message, push, shown
 from thopter.kit.secrets import SecretStore
 from thopter.kit.settings import Settings
 from thopter.model.api.notes import Target
 from thopter.model.errors import BadInput, ThopterError
-from thopter.model.notes import Letter, NoteKind
+from thopter.model.notes import Letter, NoteKind, Pushed, PushOrder
 
 NTFY = "ntfy"
 NTFY_TOKEN = "notify.ntfy.token"
@@ -27,6 +28,7 @@ class Postman:
     def __init__(self, secrets: SecretStore, settings: Callable[[], Settings]) -> None:
         self._secrets = secrets
         self._settings = settings
+        self._pusher = Pusher(secrets, settings)
 
     async def names(self) -> list[str]:
         """Targets by name; the ntfy topic of the settings first."""
@@ -60,6 +62,18 @@ class Postman:
         return await push(
             Message(url=url, title=letter.title, body=letter.body, kind=_KINDS.get(kind, "info"))
         )
+
+    async def push(self, order: PushOrder) -> Pushed:
+        """See the port."""
+        return await self._pusher.send(order)
+
+    async def push_key(self) -> str:
+        """See the port."""
+        return await self._pusher.public()
+
+    async def vet(self, endpoint: str) -> None:
+        """See the port."""
+        await self._pusher.vet(endpoint)
 
     def _address(self, name: str, letter: Letter) -> str:
         if name == NTFY:

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
-from thopter.hub.answers import bad_request
+from thopter.hub.answers import Headers, bad_request
 from thopter.hub.auth import OPERATOR, Holder
 from thopter.hub.life import Hub
 from thopter.hub.ports import Composition, FleetPort
@@ -21,6 +21,15 @@ Count = Annotated[int, Meta(ge=0, le=1 << 53)]
 
 Q = TypeVar("Q")
 B = TypeVar("B")
+
+
+class Visit(Struct, frozen=True):
+    """Where a request comes from: the address to count failures by, the origin of our pages as it is seen
+    from there ("" on the unix socket), and what its browser says it is."""
+
+    source: str = ""
+    origin: str = ""
+    agent: str = ""
 
 
 class Call(Struct, Generic[Q, B]):
@@ -34,6 +43,8 @@ class Call(Struct, Generic[Q, B]):
     body: B
     chunks: AsyncIterator[bytes]
     holder: Holder = OPERATOR
+    visit: Visit = Visit()
+    headers: Headers = field(default_factory=list)  # the answer's, beside the usual ones
 
     @property
     def parts(self) -> Composition:

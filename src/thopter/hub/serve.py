@@ -12,7 +12,7 @@ from uvicorn.server import ServerState
 
 from thopter.hub.asgi import App
 from thopter.hub.doors import Door
-from thopter.hub.protocol import HubHttp, HubWebSocket, Lobby
+from thopter.hub.protocol import HEAD_SECONDS, HubHttp, HubWebSocket, Lobby
 
 log = logging.getLogger("thopter.hub.serve")
 
@@ -35,6 +35,10 @@ class Server:
         for door, app in self._doors:
             self._servers.append(await self._open(door, app))
 
+    async def add(self, door: Door, app: App) -> None:
+        """Accept at one more door from now on."""
+        self._servers.append(await self._open(door, app))
+
     async def _open(self, door: Door, app: App) -> asyncio.AbstractServer:
         config = _config(app)
         config.load()
@@ -48,7 +52,11 @@ class Server:
 
         if door.label.startswith("unix:"):
             return await loop.create_unix_server(protocol, sock=door.sock)
-        return await loop.create_server(protocol, sock=door.sock)
+        if door.tls is None:
+            return await loop.create_server(protocol, sock=door.sock)
+        return await loop.create_server(
+            protocol, sock=door.sock, ssl=door.tls, ssl_handshake_timeout=HEAD_SECONDS
+        )
 
     async def quiet(self, seconds: float) -> None:
         """Accept no more; return when no request is under way, or after ``seconds``."""

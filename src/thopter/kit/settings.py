@@ -152,7 +152,20 @@ SETTINGS: tuple[Setting, ...] = (
         "local.debian_sources", "", "A file in the form of apt's sources.list that 'thopter snapshot build "
         "debian:SUITE' uses; empty: the mirrors of this machine's own apt, or Debian's.",
     ),
-    Setting("hub.listen", "", "Loopback address for TCP, e.g. 127.0.0.1:8480; empty means unix socket only."),
+    Setting(
+        "hub.listen", "", "Address for TCP, e.g. 127.0.0.1:8480; empty means unix socket only. One "
+        "that is not loopback needs hub.tls_cert.",
+    ),
+    Setting("hub.tls_cert", "", "File of the certificate (PEM, with its chain) for https at hub.listen."),
+    Setting("hub.tls_key", "", "File of its private key (PEM, mode 0600)."),
+    Setting(
+        "page.push_hosts", "", "Push services of your own network (HOST:PORT, commas between) that pages may "
+        "name; all others must be on the internet.",
+    ),
+    Setting(
+        "page.url", "", "Where your devices reach the page, e.g. https://laptop.example.ts.net: the "
+        "address of a tunnel or proxy that leads to hub.listen.",
+    ),
     Setting(
         "notify.on",
         "waiting_permission,waiting_question,turn_end,done,failed,stuck,unknown,budget,disk",

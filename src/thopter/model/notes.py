@@ -67,3 +67,21 @@ class Send(Struct, frozen=True, kw_only=True):
     next_ms: int = 0
     problem: str = ""
     sent_ms: int = 0
+
+
+class PushOrder(Struct, frozen=True, kw_only=True):
+    """A message for one browser by its push service. ``topic``: of one the newest is kept there."""
+
+    endpoint: str
+    p256dh: str
+    auth: str
+    payload: bytes
+    topic: str
+    urgent: bool = False
+
+
+class Pushed(Struct, frozen=True, kw_only=True):
+    """What came of it. ``problem`` empty: it was taken; ``gone``: that browser wants no more, ever."""
+
+    problem: str = ""
+    gone: bool = False

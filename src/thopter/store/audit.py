@@ -23,7 +23,7 @@ TOPIC = "audit"
 KINDS = frozenset({"hub.started", "run.created", "run.told", "run.budget", "box.destroyed"})
 FAMILIES = (
     "egress.", "approval.", "snapshot.", "secret.", "git.", "push.", "token.", "policy.", "budget.",
-    "peer.", "person.", "audit.",
+    "peer.", "person.", "audit.", "session.",
 )  # fmt: skip
 # What the hub itself does all the time, and is of interest when a person asked for it.
 PEOPLES = frozenset({"box.state", "message", "label"})

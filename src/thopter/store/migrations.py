@@ -20,6 +20,7 @@ from thopter.store.migrations_git import m013_git
 from thopter.store.migrations_home import m007_variables
 from thopter.store.migrations_leases import m017_leases
 from thopter.store.migrations_notes import m008_notes
+from thopter.store.migrations_page import m018_page_sessions, m021_push_subscriptions
 from thopter.store.migrations_pool import m010_pools
 from thopter.store.migrations_snapshots import m005_snapshots
 from thopter.store.migrations_tokens import m015_tokens
@@ -153,3 +154,5 @@ migration(m014_budgets)
 migration(m015_tokens)
 migration(m016_audit)
 migration(m017_leases)
+migration(m018_page_sessions)
+migration(m021_push_subscriptions)

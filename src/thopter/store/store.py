@@ -35,7 +35,9 @@ from thopter.store.intents import Intents, IntentTable
 from thopter.store.leases import Leases, LeaseTable
 from thopter.store.migrations import migrate
 from thopter.store.notes import Notes, NoteTable
+from thopter.store.page_sessions import PageSessions, SessionTable
 from thopter.store.pools import Pools, PoolTable
+from thopter.store.push_devices import Devices, DeviceTable
 from thopter.store.pushes import Pushes, PushTable
 from thopter.store.runs import Runs, RunTable
 from thopter.store.snapshots import SnapshotStore, SnapshotTable
@@ -71,6 +73,8 @@ class Tx:
         self.usage = UsageTable(conn)
         self.audit = AuditTable(conn)
         self.tokens = TokenTable(conn)
+        self.page_sessions = SessionTable(conn)
+        self.devices = DeviceTable(conn)
         self.pushes = PushTable(conn)
         self.budgets = BudgetTable(conn)
 
@@ -107,6 +111,8 @@ class Store:
         self.usage = Usage(db)
         self.audit = Audit(db)
         self.tokens = Tokens(db)
+        self.page_sessions = PageSessions(db)
+        self.devices = Devices(db)
         self.pushes = Pushes(db)
         self.budgets = Budgets(db)
 

@@ -19,6 +19,7 @@ from thopter.model.api import (
     TranscriptPage,
     Written,
 )
+from thopter.model.api.changes import ChangeList, FileDiff
 
 
 class TranscriptQuery(Struct, kw_only=True):
@@ -50,6 +51,24 @@ class CheckoutQuery(Struct, kw_only=True):
 async def diff(call: Call[CheckoutQuery, Nothing]) -> DiffResult:
     """What changed since the base."""
     return await call.fleet.works.diff(call.key, call.query.checkout)
+
+
+class ChangeQuery(CheckoutQuery, kw_only=True):
+    """``file``: its id in the list of changes; ``context``: lines around each change."""
+
+    file: Annotated[str, Meta(min_length=1, max_length=5600, pattern="^[A-Za-z0-9_-]+$")]
+    context: Annotated[int, Meta(ge=0, le=100_000)] = 3
+
+
+async def changes(call: Call[CheckoutQuery, Nothing]) -> ChangeList:
+    """Which files changed since the base."""
+    return await call.fleet.works.changes(call.key, call.query.checkout)
+
+
+async def change_of_file(call: Call[ChangeQuery, Nothing]) -> FileDiff:
+    """What changed in one file."""
+    query = call.query
+    return await call.fleet.works.change(call.key, query.checkout, query.file, query.context)
 
 
 async def pull(call: Call[NoQuery, PullRequest]) -> PullInfo:
@@ -90,6 +109,24 @@ ROUTES = (
         handler=diff,
         query=CheckoutQuery,
         response=DiffResult,
+    ),
+    Route(
+        method="GET",
+        path="/v1/thopters/{name}/changes",
+        summary="Which files changed since the base, untracked ones included",
+        scope=READ,
+        handler=changes,
+        query=CheckoutQuery,
+        response=ChangeList,
+    ),
+    Route(
+        method="GET",
+        path="/v1/thopters/{name}/changes/diff",
+        summary="What changed in one file, at most 1 MiB of it",
+        scope=READ,
+        handler=change_of_file,
+        query=ChangeQuery,
+        response=FileDiff,
     ),
     Route(
         method="POST",

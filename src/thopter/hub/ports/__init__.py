@@ -16,6 +16,7 @@ from thopter.hub.ports.budget import BudgetsPort
 from thopter.hub.ports.egress import EgressPort
 from thopter.hub.ports.log import LogsPort
 from thopter.hub.ports.notes import NotesPort
+from thopter.hub.ports.page_sessions import PageSessionsPort
 from thopter.hub.ports.pool import PoolPort
 from thopter.hub.ports.pushes import PushesPort
 from thopter.hub.ports.secrets import SecretsPort
@@ -112,6 +113,10 @@ class FleetPort(Protocol):
     @property
     def tokens(self) -> TokensPort:
         """Tokens of callers over TCP."""
+
+    @property
+    def page_sessions(self) -> PageSessionsPort:
+        """Pages that are logged in."""
 
     @property
     def pushes(self) -> PushesPort:

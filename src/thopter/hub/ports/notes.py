@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from thopter.hub.ports.push_devices import PushDevicesPort
 from thopter.model.api.notes import MuteRequest, Notes, NoteView, NotifyState, TestRequest
 
 
 class NotesPort(Protocol):
     """See :class:`thopter.fleet.notes.Notes`."""
+
+    @property
+    def devices(self) -> PushDevicesPort:
+        """Browsers that get notes."""
 
     async def list(self, limit: int, name: str) -> Notes:
         """The newest notes and their fate; of one thopter when named."""

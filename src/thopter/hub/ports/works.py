@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol
 
 from thopter.model.api import DiffResult, PullInfo, TranscriptPage
+from thopter.model.api.changes import ChangeList, FileDiff
 
 
 class ExecSession(Protocol):
@@ -45,6 +46,12 @@ class WorksPort(Protocol):
 
     async def diff(self, name: str, checkout: str) -> DiffResult:
         """What changed since the base; ``checkout`` names another repository than the main one."""
+
+    async def changes(self, name: str, checkout: str) -> ChangeList:
+        """Which files changed since the base."""
+
+    async def change(self, name: str, checkout: str, file: str, context: int) -> FileDiff:
+        """What changed in one of them; ``file`` is its id from that list."""
 
     async def pull(self, name: str, wip: bool, checkout: str) -> PullInfo:
         """Bring the work into the mirror."""

@@ -180,6 +180,15 @@ export interface BuildRequest {
   packages?: string[] | undefined;
 }
 
+/** `GET /v1/thopters/{name}/changes`: base to working tree, untracked files included, renames as a removed and an added file. `truncated`: there are more than are listed. */
+export interface ChangeList {
+  files: FileChange[];
+  commits: number;
+  dirty: number;
+  head: string;
+  truncated: boolean;
+}
+
 /** One line of `thopter doctor`. `level`: ok, warn, fail. */
 export interface Check {
   name: string;
@@ -244,6 +253,24 @@ export interface Deleted {
   found: boolean;
 }
 
+/** `GET /v1/push/subscriptions`: an admin's has all, others see their own. */
+export interface DeviceList {
+  devices: DeviceView[];
+}
+
+/** A device that gets notes. `target`: its name for `thopter notify test`; `service`: whose push service brings them; the address itself is a secret and never shown. */
+export interface DeviceView {
+  id: string;
+  target: string;
+  session: string;
+  device: string;
+  service: string;
+  created_ms: number;
+  kinds: string[];
+  quiet: Quiet | null;
+  current: boolean;
+}
+
 /** First message of `WS /v1/thopters/{name}/dial`: connect to `port` on the box's loopback (127.0.0.1, else ::1). Then as with exec: binary `0 + data` to it, `1 + data` from it. */
 export interface DialRequest {
   port: number;
@@ -304,6 +331,11 @@ export interface EgressView {
   least: string;
 }
 
+/** `POST /v1/sessions/end-all`: how many were ended. */
+export interface Ended {
+  ended: number;
+}
+
 /** One item of a transcript; `at_ms` is the event's own time, never the time of reading. `key` is unique and stable within a session (reading the same line twice gives the same key), so storing is idempotent. `summary` is one line of at most 200 characters. */
 export interface Entry {
   session: string;
@@ -362,6 +394,25 @@ export interface ExecRequest {
 
 /** What was observed. Agents translate their own vocabulary into these. */
 export type Fact = "activity" | "answered" | "box_alive" | "box_frozen" | "box_gone" | "box_silent" | "budget_raised" | "busy" | "declared_done" | "declared_open" | "declared_waiting" | "idle" | "interrupted" | "launched" | "over_budget" | "permission_asked" | "process_alive" | "process_exited" | "question_asked" | "rate_limited" | "session_ended" | "session_started" | "stop_requested" | "turn_ended" | "turn_failed" | "turn_started";
+
+/** One file. `id` stands for its name whatever bytes are in that (`path` is to be read: hostile). `status`: `A` added, `M` changed, `D` removed, `T` of another kind. A binary one has no lines. */
+export interface FileChange {
+  id: string;
+  path: string;
+  status: string;
+  added: number;
+  removed: number;
+  binary: boolean;
+}
+
+/** `GET /v1/thopters/{name}/changes/diff?file=`: one file's unified diff, hostile text like all of a box. `truncated`: it goes on. */
+export interface FileDiff {
+  id: string;
+  path: string;
+  diff: string;
+  binary: boolean;
+  truncated: boolean;
+}
 
 /** Something about a line of a policy file. */
 export interface Finding {
@@ -469,6 +520,11 @@ export interface Letter {
   click: string;
 }
 
+/** `POST /v1/sessions/links`: a link for somebody who may do that much. */
+export interface LinkRequest {
+  role?: "admin" | "operator" | "viewer" | undefined;
+}
+
 /** One thing that the hub did or saw. `text` is for a person; words in it may be a box's. */
 export interface LogLine {
   seq: number;
@@ -482,6 +538,27 @@ export interface LogLines {
   lines: LogLine[];
   box: string;
   flow: string;
+}
+
+/** The answer to a login, with a cookie: `key` is told this once and goes into `X-Thopter`. */
+export interface Login {
+  session: SessionView;
+  key: string;
+}
+
+/** Its answer: good once, until `expires_ms`. The code is behind the `#`, so that no browser sends it. `qr`: the address as a QR code, rows of `0` and `1` without a margin. `local`: other machines can't reach that address. */
+export interface LoginLink {
+  url: string;
+  role: "admin" | "operator" | "viewer";
+  expires_ms: number;
+  local: boolean;
+  qr: string[];
+}
+
+/** `POST /v1/sessions`. `device`: what the person calls it; empty: told from the browser. */
+export interface LoginRequest {
+  code: string;
+  device?: string | undefined;
 }
 
 /** A message that the hub keeps. `state`: `queued` waits for its moment; `sending` is being typed; `delivered` the agent has it; `working` (an ask) its turn is under way; `asking` (an ask) that turn waits for a person: `reason` permission or question, `asks` what; `answered` `answer` is the last the agent said in that turn; `failed` `problem` says why (`answer` may hold a part); `unclear` it may or may not have arrived, and is not sent again; `dropped` somebody took it back. A queued ask with a `reason` is kept back by that dialog, and asked when it is closed. `held`: why a queued one is not delivered now. `turn_ms`: from the moment the agent took it to the end of its turn. `heard_ms`: when a delivered one was seen in the agent's conversation, 0 not yet: should its agent end before, it is queued again when it comes back. `kind`: `tell` (kept for its moment), `ask`, `said` (told at once), `prompt` (what its start said), `go_on` (said by the hub to an agent whose turn was cut short). `tools`: the tools used in it, in order. */
@@ -586,6 +663,19 @@ export interface NotifyState {
   given_up: number;
 }
 
+/** `GET /v1/page`: who asks, what they may, and where events stand. `session` null: they call with a token. `event`: the newest event's number, of before this answer: list all, then follow from there. `kinds`: what notes can be about; `on`: those that are sent now. */
+export interface PageInfo {
+  version: string;
+  owner: string;
+  session: SessionView | null;
+  scopes: string[];
+  event: number;
+  now_ms: number;
+  kinds: string[];
+  on: string[];
+  url: string;
+}
+
 /** `GET /v1/policies`. `source` says what is in force: `shipped` (there is no file), `file`, `last good` (the file has the `problem`), `closed` (it has, and there was none before). */
 export interface PolicyBook {
   file: string;
@@ -676,6 +766,17 @@ export interface PullRequest {
   checkout?: string | undefined;
 }
 
+/** `GET /v1/push/key`: the `applicationServerKey` to subscribe with. */
+export interface PushKey {
+  key: string;
+}
+
+/** The keys of a browser's subscription, as it gives them. */
+export interface PushKeys {
+  p256dh: string;
+  auth: string;
+}
+
 /** Every repository of a thopter, the main one first. */
 export interface PushList {
   pushes: PushView[];
@@ -709,6 +810,14 @@ export interface Question {
   text: string;
   options: string[];
   several: boolean;
+}
+
+/** Hours in which a device stays silent: from minute to minute of the day (over midnight, too), in a zone such as `Europe/Berlin`. `urgent`: what waits for you rings all the same. */
+export interface Quiet {
+  start: number;
+  end: number;
+  zone: string;
+  urgent: boolean;
 }
 
 /** `POST /v1/credentials/renew`: the thopters whose model calls go out with a stored credential. */
@@ -816,6 +925,23 @@ export interface SendRequest {
   kind?: "ask" | "tell" | undefined;
 }
 
+/** `GET /v1/sessions`: an admin's has all, others see their own. */
+export interface SessionList {
+  sessions: SessionView[];
+}
+
+/** Somebody's page that is logged in. `agent`: what its browser says it is; `current`: who asks. */
+export interface SessionView {
+  id: string;
+  role: "admin" | "operator" | "viewer";
+  device: string;
+  agent: string;
+  created_ms: number;
+  seen_ms: number;
+  expires_ms: number;
+  current: boolean;
+}
+
 /** `POST /v1/variables`: all are set, or none. */
 export interface SetVariables {
   values: Record<string, string>;
@@ -879,6 +1005,14 @@ export interface Step {
   title: string;
   ms: number;
   error: Record<string, unknown> | null;
+}
+
+/** `POST /v1/push/subscriptions`: this page's browser wants notes. `kinds`: only of these kinds, empty for all of `notify.on`. The same `endpoint` again: what it wants is replaced. */
+export interface SubscribeRequest {
+  endpoint: string;
+  keys: Partial<PushKeys>;
+  kinds?: string[] | undefined;
+  quiet?: Partial<Quiet> | null | undefined;
 }
 
 /** `POST /v1/thopters/{name}/suspend`. `disk`: end its processes (its files stay). */
@@ -1121,17 +1255,27 @@ export interface Calls {
   "GET /v1/notes/state": { answer: NotifyState };
   "POST /v1/notes/test": { body: TestRequest; answer: NoteView };
   "GET /v1/openapi.json": { answer: Record<string, unknown> };
+  "GET /v1/page": { answer: PageInfo };
   "GET /v1/policies": { answer: PolicyBook };
   "POST /v1/policies/check": { body: PolicyText; answer: Findings };
   "POST /v1/policies/test": { body: TryRequest; answer: Verdict };
   "GET /v1/pools": { answer: Pools };
   "POST /v1/pools": { body: PoolRequest; answer: PoolView };
   "POST /v1/pools/clear": { body: PoolClear; answer: Pools };
+  "GET /v1/push/key": { answer: PushKey };
+  "GET /v1/push/subscriptions": { answer: DeviceList };
+  "POST /v1/push/subscriptions": { body: SubscribeRequest; answer: DeviceView };
+  "DELETE /v1/push/subscriptions/{id}": { answer: Nothing };
   "POST /v1/runs": { body: RunRequest; answer: Accepted };
   "GET /v1/secrets": { answer: SecretList };
   "POST /v1/secrets/bind": { body: BindRequest; answer: Bound };
   "POST /v1/secrets/changed": { body: SecretChanged; answer: Nothing };
   "POST /v1/secrets/unbind": { body: UnbindRequest; answer: Unbound };
+  "GET /v1/sessions": { answer: SessionList };
+  "POST /v1/sessions": { body: LoginRequest; answer: Login };
+  "POST /v1/sessions/end-all": { answer: Ended };
+  "POST /v1/sessions/links": { body: LinkRequest; answer: LoginLink };
+  "DELETE /v1/sessions/{id}": { answer: Nothing };
   "POST /v1/snapshot-builds": { body: BuildRequest; answer: SnapshotAccepted };
   "POST /v1/snapshot-prunings": { body: PruneRequest; answer: SnapshotList };
   "GET /v1/snapshots": { answer: SnapshotList };
@@ -1144,6 +1288,8 @@ export interface Calls {
   "GET /v1/thopters/{name}": { answer: ThopterDetail };
   "GET /v1/thopters/{name}/budget": { answer: BudgetView };
   "POST /v1/thopters/{name}/budget": { body: BudgetRequest; answer: BudgetView };
+  "GET /v1/thopters/{name}/changes": { query: { checkout?: string | undefined }; answer: ChangeList };
+  "GET /v1/thopters/{name}/changes/diff": { query: { checkout?: string | undefined; file: string; context?: number | undefined }; answer: FileDiff };
   "GET /v1/thopters/{name}/check": { answer: CheckResult };
   "GET /v1/thopters/{name}/checkpoints": { answer: SnapshotList };
   "POST /v1/thopters/{name}/checkpoints": { body: CheckpointRequest; answer: SnapshotAccepted };
