@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from typing import Any
 
 import pytest
 from e2e_lab import Lab
@@ -26,7 +27,7 @@ def worker_of(one: Visit) -> Worker:
     return found[0] if found else one.context.wait_for_event("serviceworker")
 
 
-def push(one: Visit, note: dict[str, str]) -> None:
+def push(one: Visit, note: dict[str, Any]) -> None:
     """A push message as the browser's push service delivers it."""
     session = one.context.new_cdp_session(one.page)
     registrations: list[str] = []
@@ -72,8 +73,8 @@ def test_a_permission_is_approved_from_the_note_itself(hub: Lab, browser: Browse
         worker = worker_of(one)
         word = ask(one)
         asked = hub.json("approvals", "asker")[0]
-        push(one, {"title": "asker asks", "body": "a permission", "approval": asked["id"],
-                   "digest": asked["digest"], "tag": asked["id"], "url": "/approvals"})  # fmt: skip
+        push(one, {"id": "n1", "title": "asker asks", "body": "a permission", "path": "/approvals",
+                   "approval": {"id": asked["id"], "digest": asked["digest"]}})  # fmt: skip
         assert shown(one, worker) == [["asker asks", "a permission", ["approve", "deny"]]]
         worker.evaluate(CLICK, "approve")
         expect(one.row("asker")).to_contain_text(f"That was about {word}.", timeout=PATIENCE_MS)
@@ -86,8 +87,8 @@ def test_a_note_can_lead_nowhere_but_into_the_page_and_an_old_answer_says_so(
         one.context.grant_permissions(["notifications"])
         one.log_in("operator")
         worker = worker_of(one)
-        push(one, {"title": "old", "approval": "apr_00000000000000000000000000", "digest": "00", "tag": "x",
-                   "url": "https://elsewhere.example/"})  # fmt: skip
+        push(one, {"id": "n2", "title": "old", "path": "https://elsewhere.example/",
+                   "approval": {"id": "apr_00000000000000000000000000", "digest": "00"}})  # fmt: skip
         assert shown(one, worker)[0][0] == "old"
         worker.evaluate(CLICK, "deny")
         for _ in range(200):

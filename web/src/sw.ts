@@ -7,13 +7,13 @@ declare const __BUILD__: string;
 declare const self: ServiceWorkerGlobalScope;
 
 interface Told {
+  id?: string;
+  kind?: string;
   title?: string;
   body?: string;
-  tag?: string;
-  url?: string;
-  approval?: string;
-  digest?: string;
-  question?: boolean;
+  path?: string;
+  urgent?: boolean;
+  approval?: { id: string; digest: string };
 }
 
 const CACHE = `shell-${__BUILD__}`;
@@ -64,10 +64,11 @@ async function show(note: Told): Promise<void> {
     body: String(note.body ?? ""),
     icon: "/icon-192.png",
     badge: "/badge-96.png",
-    tag: String(note.tag ?? ""),
+    tag: tagOf(note),
+    requireInteraction: note.urgent === true,
     data: note,
   };
-  if (note.approval && note.digest && !note.question)
+  if (note.approval)
     options.actions = [
       { action: "approve", title: "Approve" },
       { action: "deny", title: "Deny" },
@@ -75,24 +76,29 @@ async function show(note: Told): Promise<void> {
   await self.registration.showNotification(String(note.title ?? "thopter"), options);
 }
 
+/** A note about the same thing takes the place of the one before. */
+function tagOf(note: Told): string {
+  return String(note.approval?.id ?? note.id ?? "");
+}
+
 self.addEventListener("notificationclick", (event) => {
   event.notification.close();
   const note = (event.notification.data ?? {}) as Told;
   if (event.action === "approve" || event.action === "deny") event.waitUntil(answer(note, event.action === "approve"));
-  else event.waitUntil(openAt(note.url));
+  else event.waitUntil(openAt(note.path));
 });
 
 async function answer(note: Told, allow: boolean): Promise<void> {
   let problem = "the hub can't be reached";
   try {
-    const done = await fetch(`/v1/approvals/${encodeURIComponent(note.approval ?? "")}`, {
+    const done = await fetch(`/v1/approvals/${encodeURIComponent(note.approval?.id ?? "")}`, {
       method: "POST",
       headers: {
         "Content-Type": "application/json",
         "X-Thopter": await readKey(),
         "Idempotency-Key": crypto.randomUUID(),
       },
-      body: JSON.stringify({ digest: note.digest, allow }),
+      body: JSON.stringify({ digest: note.approval?.digest ?? "", allow }),
       credentials: "same-origin",
     });
     if (done.ok) return;
@@ -105,8 +111,8 @@ async function answer(note: Told, allow: boolean): Promise<void> {
   await self.registration.showNotification(title, {
     body: problem,
     icon: "/icon-192.png",
-    tag: note.tag ?? "",
-    data: { url: "/approvals" },
+    tag: tagOf(note),
+    data: { path: "/approvals" },
   });
 }
 

@@ -9,16 +9,11 @@ export type Why = "" | "link" | "ended" | "throttled" | "left" | "elsewhere";
 export interface Me {
   role: string;
   scopes: string[];
+  kinds: string[]; // what notes can be about
 }
 
 const RETRY_MS = 1500;
-const NOBODY: Me = { role: "", scopes: [] };
-const ROLES: Record<string, string[]> = {
-  viewer: ["read"],
-  operator: ["read", "operate", "approve"],
-  admin: ["read", "operate", "approve", "admin"],
-};
-
+const NOBODY: Me = { role: "", scopes: [], kinds: [] };
 
 class Session {
   standing = $state<Standing>("asking");
@@ -104,9 +99,8 @@ class Session {
 }
 
 async function whoAmI(): Promise<Me> {
-  const { sessions } = (await request("GET", "/v1/sessions")) as { sessions: { role: string; current: boolean }[] };
-  const role = sessions.find((s) => s.current)?.role ?? "";
-  return { role, scopes: ROLES[role] ?? ["read"] };
+  const found = (await request("GET", "/v1/page")) as { session: { role: string } | null; scopes: string[]; kinds: string[] };
+  return { role: found.session?.role ?? "", scopes: found.scopes, kinds: found.kinds };
 }
 
 export const session = new Session();
