@@ -144,6 +144,21 @@ def test_the_keyboard_does_it_all(hub: Lab, browser: Browser) -> None:
         expect(page).to_have_url(re.compile("/t/lark$"))
 
 
+def test_several_are_put_to_sleep_and_one_is_woken(hub: Lab, browser: Browser) -> None:
+    with visit(browser, hub) as one:
+        page = one.log_in("operator")
+        page.get_by_label("Select asker").check()
+        page.get_by_role("toolbar").get_by_role("button", name="Sleep").click()
+        asleep = page.get_by_role("region", name=re.compile("^Asleep"))
+        expect(asleep).to_contain_text("asker", timeout=PATIENCE_MS)
+        expect(page.get_by_role("toolbar")).to_have_count(0)
+        page.get_by_role("button", name="Actions for asker").click()
+        accessible(page, "an open menu")
+        page.keyboard.press("ArrowDown")
+        page.get_by_role("menuitem", name="Wake").click()
+        expect(asleep).to_have_count(0, timeout=PATIENCE_MS)
+
+
 def test_what_happened_while_the_network_was_away_is_there_when_it_is_back(
     hub: Lab, browser: Browser
 ) -> None:
