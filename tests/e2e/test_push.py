@@ -184,8 +184,8 @@ def test_without_the_right_nothing_goes_by_itself_and_a_person_can(hive: Hive) -
         return "push nothing" in hive.box("git push", check=False).stdout
 
     hive.lab.until("the policy is in force", closed)
-    for more in ([], ["--force"]):
-        refused = hive.lab.run("push", "bee", *more, check=False)
+    for words in (["push", "bee"], ["push", "bee", "--force"], ["pull", "bee"]):
+        refused = hive.lab.run(*words, check=False, cwd=hive.lab.folder / "seed")
         assert refused.returncode == 6 and "push nothing" in refused.stderr, refused
 
 

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,12 @@ async def test_a_token_that_was_revoked_is_replaced_once_and_the_push_goes_on(tm
         f.server.may_pass = lambda *_: False  # type: ignore[method-assign]  # whatever is given: no endless asking
         found = await f.push(f.rig.b, f.rig.a)
         assert found.kind == "login" and "ghs_" not in found.text and len(f.server.calls) == before + 2
+
+
+def test_many_pushes_at_once_ask_for_one_token(tmp_path: Path) -> None:
+    with forge(tmp_path) as f, ThreadPoolExecutor(8) as crowd:
+        assert len(set(crowd.map(lambda _: f.password(), range(8)))) == 1
+        assert len(f.server.calls) == 2
 
 
 def test_a_token_is_used_until_five_minutes_before_its_end_by_whichever_clock(tmp_path: Path) -> None:

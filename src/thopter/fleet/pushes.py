@@ -43,6 +43,14 @@ _KEPT = ("verdict", "code", "reason", "scheme", "method", "host", "path", "detai
 Spawn = Callable[[str, Coroutine[Any, Any, Any]], object]
 
 
+def may_push(deps: Deps, box: Box, run: Run) -> str:
+    """The policy of a box that may push somewhere, be it by a person's word; else NotAllowed."""
+    policy = policy_of(deps, box, run)
+    if deps.policies.push_right(policy) == "none":
+        raise NotAllowed(f"policy {policy} lets {box.name} push nothing", hint='say push = "mirror" there')
+    return policy
+
+
 class Pushes:
     """One per hub."""
 
@@ -339,11 +347,7 @@ class Pushes:
             raise Refused(f"{box.name} has no repository", hint="start it with --repo")
         ref = chosen(run, req.checkout).repo
         assert ref is not None  # chosen() has found one
-        policy = (await route_of(self._deps, box, run)).policy
-        if self._deps.policies.push_right(policy) == "none":
-            raise NotAllowed(
-                f"policy {policy} lets {box.name} push nothing", hint='say push = "mirror" there'
-            )
+        policy = may_push(self._deps, box, run)
         head = await self._deps.mirrors.branch_head(ref.slug, box.name)
         if head is None:
             raise NotFound(f"{box.name} has pushed nothing yet", hint=f"'thopter pull {box.name}' does it")

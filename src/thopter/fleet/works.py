@@ -14,6 +14,7 @@ from thopter.fleet.launch import GIT_PORT
 from thopter.fleet.live import LiveBox
 from thopter.fleet.person import Hands
 from thopter.fleet.places import places_of
+from thopter.fleet.pushes import may_push
 from thopter.kit.channel import ExecStream
 from thopter.model.api import DiffResult, PullInfo, TranscriptPage
 from thopter.model.api.changes import ChangeList, FileDiff
@@ -66,6 +67,7 @@ class Works:
         run = chosen(run, checkout)
         if run.repo is None:
             raise Refused("this thopter has no repository", hint="start it with --repo")
+        may_push(self._deps, live.box, run)
         url = f"http://127.0.0.1:{places_of(live.box).port(GIT_PORT)}/r/{run.repo.slug}.git"
         commits, dirty = await work.push_from_box(await live.link(), run, live.box.name, url, wip)
         head = await self._deps.mirrors.branch_head(run.repo.slug, live.box.name)
