@@ -24,13 +24,17 @@ from thopter.providers.local.npm import clean_env
 
 SOURCE = Path(thopter.__file__).parent.parent
 HERE = Path(__file__).parent
+VM_KERNEL = HERE.parent.parent / ".dev/vm"  # where ./dev puts it
 ASKED = os.environ.get("THOPTER_TEST_ISOLATION", "")
 _NEEDS = {"bubblewrap": "bwrap", "container": "podman"}
 
 
 def settings() -> Settings | None:
     """What ``local.isolation`` is in this run."""
-    return Settings({"local.isolation": Value(ASKED, "test")}) if ASKED else None
+    if not ASKED:
+        return None
+    more = {"local.vm_kernel": Value(str(VM_KERNEL), "test")} if ASKED == "vm" else {}
+    return Settings({"local.isolation": Value(ASKED, "test"), **more})
 
 
 def need(way: str) -> None:

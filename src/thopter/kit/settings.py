@@ -134,6 +134,10 @@ SETTINGS: tuple[Setting, ...] = (
         "one on PATH, off is none.",
     ),
     Setting(
+        "local.vm_kernel", "auto", "Where the kernel of virtual machines is: a folder into which a package "
+        "with one and busybox-static were unpacked; auto takes this machine's own.",
+    ),
+    Setting(
         "box.post_create", "", "A shell command run in the work folder of each new box before its agent "
         "starts; when it fails, the box is not made.",
     ),

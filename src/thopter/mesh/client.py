@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _PATIENCE = 30.0  # seconds for an ordinary answer
+_TIER_PATIENCE = 360.0  # the first wish for a stronger kind of box makes one, by emulation perhaps
 _CHANGE_PATIENCE = 75.0  # a hub that has just started recovers first (up to 50 s)
 _ERROR_BODY_MAX = 1 << 20
 
@@ -75,7 +76,7 @@ class HubClient:
 
     def doctor(self) -> list[api.Check]:
         """The hub's own checks."""
-        return self._get("/v1/doctor", api.Checks, timeout=60.0).checks
+        return self._get("/v1/doctor", api.Checks, timeout=_TIER_PATIENCE).checks
 
     def leaks(self) -> list[Leak]:
         """What is on the machine that no box accounts for."""
@@ -130,11 +131,11 @@ class HubClient:
 
     def run(self, request: api.RunRequest) -> api.Accepted:
         """Start a box with an agent at work; durable when this returns."""
-        return self._post("/v1/runs", request, api.Accepted)
+        return self._post("/v1/runs", request, api.Accepted, timeout=_TIER_PATIENCE)
 
     def create(self, request: api.CreateRequest) -> api.Accepted:
         """Start a box with an agent that waits; durable when this returns."""
-        return self._post("/v1/thopters", request, api.Accepted)
+        return self._post("/v1/thopters", request, api.Accepted, timeout=_TIER_PATIENCE)
 
     def thopters(self, gone: bool = False) -> list[api.ThopterView]:
         """All of them; ``gone``: also those that were destroyed."""

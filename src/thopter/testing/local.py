@@ -42,6 +42,7 @@ class LocalPlace:
         """A new, started provider; closing it leaves its boxes alone."""
         if self._borrow and not self.paths.state.exists():
             _borrow(self.paths.state)
+            borrow_machines(self.paths.state)
         provider = LocalProvider(self.paths, self.settings)
         await provider.start()
         try:
@@ -54,6 +55,7 @@ class LocalPlace:
         await LocalProvider(self.paths, self.settings).dismantle()
         if self._borrow:
             _lend(self.paths.state)
+            lend_machines(self.paths.state)
         remove_tree(self._short)
         remove_tree(self.paths.state)
 
@@ -79,6 +81,36 @@ def _lend(state: Path) -> None:
         subprocess.run(["cp", "-al", state / "goldens", fresh / "goldens"], check=True)
         with contextlib.suppress(OSError):  # another worker was faster
             (fresh / "goldens").rename(cache)
+    finally:
+        remove_tree(fresh)
+
+
+def _machines() -> Path:
+    return Path(tempfile.gettempdir()) / f"thopter-test-machines-{os.getuid()}"
+
+
+def borrow_machines(state: Path) -> None:
+    """Give a new state folder the kernels and saved virtual machines of an earlier test, where there are
+    some: what does not fit any more, a hub knows by its name and makes anew."""
+    cache = _machines()
+    with contextlib.suppress(FileNotFoundError):
+        if cache.stat().st_uid == os.getuid():
+            state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            subprocess.run(["cp", "-a", "--reflink=auto", cache, state / "vm"], check=True)
+
+
+def lend_machines(state: Path) -> None:
+    """Keep those of ``state`` for later tests."""
+    mine = sorted(p.relative_to(state / "vm") for p in (state / "vm").glob("*/state-*"))
+    if not mine or all((_machines() / path).exists() for path in mine):
+        return
+    fresh = Path(tempfile.mkdtemp(prefix="thopter-t-"))
+    try:
+        subprocess.run(["cp", "-a", "--reflink=auto", state / "vm", fresh / "vm"], check=True)
+        with contextlib.suppress(OSError):  # another worker was faster
+            if _machines().exists():
+                _machines().rename(fresh / "old")
+            (fresh / "vm").rename(_machines())
     finally:
         remove_tree(fresh)
 

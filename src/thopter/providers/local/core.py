@@ -22,6 +22,7 @@ class Core:
     _maker: Maker
     _nursery: Nursery
     _mending: asyncio.Lock
+    _private: set[str]  # keys of boxes that are our own business
 
     def _lock(self, key: str) -> AbstractAsyncContextManager[None]:
         """Nobody else works on ``key`` (and no sweep takes it away) while the block runs."""

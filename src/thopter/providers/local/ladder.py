@@ -6,8 +6,9 @@ from thopter.providers.local.core import Core
 from thopter.providers.local.maker import Maker
 from thopter.providers.local.nursery import Nursery
 from thopter.providers.local.tiers import Stronger
+from thopter.providers.local.way_vm import Machines
 
 
 def ladder(core: Core, maker: Maker, nursery: Nursery) -> tuple[Stronger, ...]:
     """One object of each; ``core`` is the provider that they make boxes for."""
-    return ()
+    return (Machines(core, maker),)

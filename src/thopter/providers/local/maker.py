@@ -27,7 +27,16 @@ from thopter.kit.settings import Settings
 from thopter.model.errors import BadInput, ProviderError, Unsupported
 from thopter.model.nouns import BoxState, Isolation
 from thopter.model.sockets import BoxSpec, GoldenPart, Places
-from thopter.providers.local import curated, flatten, fresh, goldens, way_container, way_none
+from thopter.providers.local import (
+    curated,
+    flatten,
+    fresh,
+    goldens,
+    vm_disk,
+    vm_rootfs,
+    way_container,
+    way_none,
+)  # fmt: skip
 from thopter.providers.local.birth import LOG
 from thopter.providers.local.modes import Mode
 from thopter.providers.local.nursery import listen_unix
@@ -37,6 +46,7 @@ from thopter.providers.local.saved import Saved
 from thopter.providers.local.spares import Spare, Spares
 from thopter.providers.local.trees import remove_tree
 from thopter.providers.local.uids import STORED, Ranges
+from thopter.providers.local.vm_kits import Kits
 from thopter.providers.local.way import OWN_BIN
 
 _GIB = 1 << 30
@@ -44,13 +54,15 @@ _GIB = 1 << 30
 
 class Birth(Struct, frozen=True):
     """A box about to be made: what to ask of the zygote, with boxd's listening socket; ``after`` is
-    the spare builder that the same request orders."""
+    the spare builder that the same request orders; ``patience``: how long boxd may take, in seconds
+    (0: none will answer)."""
 
     record: Record
     ask: dict[str, Any]
     boxd: socket.socket
     after: Spare | None
     maker: Maker
+    patience: float = 30.0
 
     def close(self) -> None:
         """Nobody will ask the zygote for it (the box itself: :meth:`Maker.remove`)."""
@@ -74,6 +86,7 @@ class Maker:
         self.saved = Saved(paths.state / "snapshots", self.pool)
         self.ranges = Ranges(paths.state)
         self.spares = Spares(self.ranges)
+        self.kits = Kits(paths.state / vm_rootfs.STATE, str(settings.get("local.vm_kernel")))
         self._groups: cgroups.Cgroups | None = None
         self._mask: str | None = None
         self._once = threading.Lock()
@@ -145,10 +158,13 @@ class Maker:
         """Where the first process of a box reports that another program made."""
         return self.paths.runtime / "b" / f".{key}.door"
 
-    def prepare(self, spec: BoxSpec, mode: Mode, token: str, golden: str = "") -> Birth:
+    def prepare(
+        self, spec: BoxSpec, mode: Mode, token: str, golden: str = "", machine: dict[str, Any] | None = None
+    ) -> Birth:
         """Record the box, then make all that the zygote needs. On an error call :meth:`remove`.
 
-        ``golden``: the folder of a golden that has no name yet, instead of the one of ``spec``.
+        ``golden``: the folder of a golden that has no name yet, instead of the one of ``spec``;
+        ``machine``: it is a virtual machine (see way_vm.py).
         """
         check_spec(spec)
         saved = self.saved.require(spec.snapshot) if spec.snapshot else None
@@ -163,7 +179,7 @@ class Maker:
             tags=dict(spec.tags), limits=spec.limits, hook_token=token, snapshot=spec.snapshot,
             places=Places() if mode.idmapped else Places(bin=OWN_BIN),  # /usr is of ids it does not have
         )  # fmt: skip
-        return self._furnish(record, spec, mode, spare, after, self._new_folder)
+        return self._furnish(record, spec, mode, spare, after, self._new_folder, machine)
 
     def prepare_again(self, old: Record, spec: BoxSpec, mode: Mode) -> Birth:
         """The same for a box that has its files but no processes. On an error call :meth:`end`."""
@@ -199,7 +215,7 @@ class Maker:
 
     def _furnish(
         self, record: Record, spec: BoxSpec, mode: Mode, spare: Spare, after: Spare | None,
-        make_folder: Callable[[Record], Path],
+        make_folder: Callable[[Record], Path], machine: dict[str, Any] | None = None,
     ) -> Birth:  # fmt: skip
         try:
             self.records.write(record)
@@ -207,7 +223,9 @@ class Maker:
             failpoint.hit("ensure.recorded")
             folder = make_folder(record)
             failpoint.hit("ensure.folder")
-            limits = spec.limits
+            if machine:
+                vm_disk.make(folder, spec.limits, record.stored)
+            limits = vm_disk.outside(machine, spec.limits) if machine else spec.limits
             joined = self.groups.make(spare.group, limits.memory_bytes, limits.pids, limits.cpus)
             failpoint.hit("ensure.cgroup")
             next_joined = self.groups.make(after.group) if after else []
@@ -219,7 +237,10 @@ class Maker:
                 raise ProviderError(f"the box's folders can't be made: {e}") from None
             raise
         ask = {
-            "op": "create", "key": record.key, "order": self._order(record, folder, dict(spec.native)),
+            "op": "create", "key": record.key,
+            "order": self._order(
+                msgspec.structs.replace(record, limits=limits), folder, dict(spec.native), machine
+            ),
             "half": self._half(spare, joined, mode),
             "next": self._half(after, next_joined, mode) if after else None,
         }  # fmt: skip
@@ -239,12 +260,16 @@ class Maker:
             "sentry": mode.isolation is Isolation.GVISOR,
         }  # fmt: skip
 
-    def _order(self, record: Record, folder: Path, native: dict[str, Any]) -> dict[str, Any]:
+    def _order(
+        self, record: Record, folder: Path, native: dict[str, Any], machine: dict[str, Any] | None
+    ) -> dict[str, Any]:
         extra = native.get("boxd")
         config = {
             "name": record.name, "key": record.key, "hook_token": record.hook_token,
             **(extra if isinstance(extra, dict) else {}),  # the hub's own hook token, where it gives one
         }  # fmt: skip
+        if machine:
+            config["machine"] = machine
         config["env"] = {**config.get("env", {}), **config.pop("net_env", {})}
         if record.places.bin == OWN_BIN:
             config["path"] = f"{OWN_BIN}:{DEFAULT_PATH}"

@@ -45,7 +45,7 @@ class Order:
     """The other half. Folders exist already and belong to the right ids; their paths are relative
     to the state folder (so that a box's /proc/mounts does not tell where that is).
 
-    ``whole``: the golden has its own /usr.
+    ``whole``: the golden has its own /usr. ``machine``: the box is a virtual machine, see vm_keeper.py.
     ``processes``: limit them by rlimit (0: a control group does). ``config`` goes to boxd unread.
     """
 
@@ -63,6 +63,8 @@ class Order:
         self.ports = [int(p) for p in ports] if isinstance(ports, list) else []
         config = raw.get("config")
         self.config: dict[str, object] = dict(config) if isinstance(config, dict) else {}
+        machine = self.config.get("machine")
+        self.machine: dict[str, object] = machine if isinstance(machine, dict) else {}
 
 
 def _text(raw: dict[str, object], key: str) -> str:

@@ -236,7 +236,7 @@ class LocalProvider(Saving, Resting, Living, Mending, Tiering):
         record = self._maker.confirm(birth.record, int(born["pid"]), int(born["start"]))
         failpoint.hit("ensure.confirmed")
         async with asyncio.TaskGroup() as both:
-            both.create_task(self._first_words(record))
+            both.create_task(self._first_words(record, birth.patience))
             both.create_task(finish(self._maker.records.sync, key))
             both.create_task(finish(self._maker.pool.settle))
         return record
@@ -246,10 +246,11 @@ class LocalProvider(Saving, Resting, Living, Mending, Tiering):
         with contextlib.suppress(NotNow, Ambiguous):
             await self._nursery.tell({"op": "forget", "key": key})
 
-    async def _first_words(self, record: Record) -> None:
+    async def _first_words(self, record: Record, seconds: float = _HELLO_S) -> None:
         """Wait for boxd's hello; where it does not come, say what boxd logged."""
         try:
-            await hello.hello(self._maker.socket_path(record.key), _HELLO_S)
+            if seconds:
+                await hello.hello(self._maker.socket_path(record.key), seconds)
         except (ProviderError, TimedOut) as e:
             e.message = f"{e.message}; it said: {self._maker.last_log_line(record) or 'nothing'}"
             e.args = (e.message,)

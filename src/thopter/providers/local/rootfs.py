@@ -13,6 +13,7 @@ import os
 import stat
 
 from thopter.kit.linux import calls
+from thopter.providers.local import vm_rootfs
 from thopter.providers.local.order import Half, Order
 
 _NODES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
@@ -20,7 +21,7 @@ _LINKS = (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/pr
           ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx"))  # fmt: skip
 READ_ONLY_PROC = ("sys", "sysrq-trigger", "irq", "bus", "fs", "mtrr", "acpi")
 HIDDEN_PROC = ("kcore", "keys", "key-users", "timer_list", "latency_stats", "kmsg", "kallsyms", "modules")
-_PLACES = ("root", "golden", "lower", "usr", "state", "files", "proc", "dev", "run")
+_PLACES = ("root", "golden", "lower", "usr", "state", "files", "proc", "dev", "run", "vm")
 _GUARDED = calls.MOUNT_ATTR_NOSUID | calls.MOUNT_ATTR_NODEV
 _DEVTMP = calls.MS_NOSUID | calls.MS_NOEXEC
 _STILL = calls.MS_NOSUID | calls.MS_NODEV
@@ -97,6 +98,9 @@ def assemble(half: Half, order: Order, userns: int, files: int) -> None:
     if not order.whole:
         calls.attach_tree(calls.clone_tree("usr", _GUARDED, idmap), "lower")
         _overlay(half, order, "usr", "root/usr", f"golden/{order.mask}:lower")
+    if order.machine:
+        kvm = half.idmapped and order.machine.get("kvm") is True
+        return vm_rootfs.show(half.base, str(order.machine["kit"]), kvm)
     frozen = _GUARDED | calls.MOUNT_ATTR_RDONLY | calls.MOUNT_ATTR_NOEXEC
     calls.attach_tree(calls.clone_tree("root/sys", frozen), "root/sys")
     for name in ("proc", "dev", "run"):

@@ -15,10 +15,11 @@ def grow(source: str, fd: int, version: str, name: str, home: str) -> None:
         if not module.name.endswith(".__main__"):
             importlib.import_module(module.name)
     zygote = importlib.import_module("thopter.providers.local.zygote")
+    keeper = importlib.import_module("thopter.providers.local.vm_keeper")
     init = importlib.import_module("thopter.boxd.init")
     gc.collect()
     gc.freeze()  # collections in boxes then leave the shared pages alone
-    zygote.main(fd, version, name, home, init.run_init)
+    zygote.main(fd, version, name, home, keeper.or_init(init.run_init))
 
 
 if __name__ == "__main__":

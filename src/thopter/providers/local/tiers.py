@@ -24,7 +24,7 @@ from thopter.providers.local import goldens, modes
 from thopter.providers.local.core import Core
 from thopter.providers.local.record import Record
 
-PROBE_S = 90.0
+PROBE_S = 300.0  # the first virtual machine boots a kernel, by emulation perhaps
 _AGAIN_S = 60.0
 ASKED_FOR = frozenset({"gvisor", "vm"})  # values of local.isolation that mean: every box at least so
 
