@@ -166,7 +166,8 @@ def test_the_hook_script_hands_the_event_over_with_bash_alone(tmp_path: Path, si
 
     assert asyncio.run(go()) == (0, b"")
     (request,) = got
-    assert (request.method, request.path, request.query) == ("POST", "/hook/SessionStart", {"run": "run_1"})
+    assert (request.method, request.path, request.query["run"]) == ("POST", "/hook/SessionStart", "run_1")
+    assert request.query["pid"].isdigit()  # whose hook it is
     assert request.headers["authorization"] == "Bearer t0ken"
     assert request.body == body
 

@@ -42,8 +42,9 @@ class Recorded:
             id=RunId("run_1"), box=box.id, agent="claude", prompt="x", state=RunState.STARTING,
             created_ms=T, changed_ms=T, session=self.session,
         )  # fmt: skip
-        self.live = LiveBox(cast(Deps, None), box, run, CLAUDE)
         self.now = T
+        clock = SimpleNamespace(now_ms=lambda: self.now)
+        self.live = LiveBox(cast(Deps, SimpleNamespace(clock=clock)), box, run, CLAUDE)
         self.live.learn([Evidence(source=Source.HUB, fact=Fact.LAUNCHED, at_ms=T, seen_ms=T)])
 
     def tell(self, event: str, session: str, body: dict[str, Any]) -> Reading:

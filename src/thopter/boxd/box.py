@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # they need the Box themselves
     from thopter.boxd.hooks import Hooks
     from thopter.boxd.runs import Runs
     from thopter.boxd.said import Said
+    from thopter.boxd.speakers import Speakers
     from thopter.boxd.tmux import Tmux
 
 
@@ -41,6 +42,7 @@ class Box:
         self.hooks: Hooks
         self.runs: Runs
         self.said: Said
+        self.speakers: Speakers
 
     async def tool(self, argv: List[bytes], stdin: bytes = b"") -> ToolResult:
         """Run a helper program with the box's own environment; killed when we are cancelled."""

@@ -22,6 +22,7 @@ _PATIENCE = 30.0  # seconds for a request to arrive whole
 _RETRY = (0.1, 0.5, 1.0, 5.0, 30.0)  # seconds between tries to bind the port
 _EVENT = re.compile(r"/hook/([A-Za-z0-9_.-]{1,64})")
 _RUN = re.compile(r"[A-Za-z0-9_.-]{0,128}")
+_PID = re.compile(r"[1-9][0-9]{0,9}")
 _HOLD = re.compile(r"[0-9]{1,5}(\.[0-9]{1,3})?")
 _MAX_HOLD = 86_400.0
 _HOSTS = ("127.0.0.1", "localhost")
@@ -116,6 +117,7 @@ class Hooks:
         hold = min(float(hold_text), _MAX_HOLD)
         body, cut = shrink(request.body, _RECORD)
         facts: Dict[str, Any] = {"run": run, "event": match.group(1), "body": body}
+        facts.update(self._speaker(request, connection))
         if cut:
             facts["truncated"], facts["size"] = True, len(request.body)
         if hold:
@@ -125,6 +127,15 @@ class Hooks:
             connection.hold(name, run, hold)
         self._box.journal.append("hook", **facts)
         return None if hold else response(204, close=not request.keep_alive)
+
+    def _speaker(self, request: HttpRequest, connection: _HookConnection) -> Dict[str, Any]:
+        """Which of the box's agents this is, where that can be told."""
+        pid = request.query.get("pid", "")
+        if not pid:
+            return self._box.speakers.at_the_other_end(connection.sock)
+        if not _PID.fullmatch(pid):
+            raise HttpError(400, "pid is malformed")
+        return self._box.speakers.introduced(int(pid))
 
     def approve(self, headers: Dict[str, str]) -> None:
         """Decide by its head alone whether a request is read at all. Raises HttpError."""
@@ -156,7 +167,7 @@ class _HookConnection:
     """One HTTP connection: a request at a time; while one is held the next is not looked at."""
 
     def __init__(self, box: Box, hooks: Hooks, sock: socket.socket) -> None:
-        self._box, self._hooks, self._sock = box, hooks, sock
+        self._box, self._hooks, self.sock = box, hooks, sock
         self._parser = HttpParser(hooks.approve)
         self._out = b""
         self._closing = False
@@ -181,7 +192,7 @@ class _HookConnection:
     def is_gone(self) -> bool:
         """True when the caller has hung up, though the loop has not come to it yet."""
         try:
-            return self._sock.recv(1, socket.MSG_PEEK) == b""
+            return self.sock.recv(1, socket.MSG_PEEK) == b""
         except BlockingIOError:
             return False
         except OSError:
@@ -201,7 +212,7 @@ class _HookConnection:
             self._set_timer(0, None)
             self._box.loop.forget(self._fd)
             self._hooks.forget(self._fd, self._held)
-            self._sock.close()
+            self.sock.close()
             self._fd = -1
 
     def _held_long_enough(self) -> None:
@@ -223,7 +234,7 @@ class _HookConnection:
 
     def _receive(self) -> None:
         try:
-            received = self._sock.recv(1 << 16)
+            received = self.sock.recv(1 << 16)
         except BlockingIOError:
             return
         except OSError:
@@ -275,7 +286,7 @@ class _HookConnection:
         if self._fd < 0:
             return
         try:
-            self._out = self._out[self._sock.send(self._out) :] if self._out else b""
+            self._out = self._out[self.sock.send(self._out) :] if self._out else b""
         except BlockingIOError:
             pass
         except OSError:
@@ -291,7 +302,7 @@ class _HookConnection:
 
     def _shut(self) -> None:
         try:
-            self._sock.shutdown(socket.SHUT_WR)
+            self.sock.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # the caller has gone already
         self.close()

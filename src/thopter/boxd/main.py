@@ -15,7 +15,7 @@ import time
 from functools import partial
 from typing import Any, Callable, Dict, Mapping, Optional, Set
 
-from thopter.boxd import execs, files, heir, hooks, journal_op, procs, relay, tail, tmux, wire
+from thopter.boxd import execs, files, heir, hooks, journal_op, procs, relay, speakers, tail, tmux, wire
 from thopter.boxd.accept import Acceptor
 from thopter.boxd.box import Box
 from thopter.boxd.config import Config
@@ -45,6 +45,7 @@ _OPS: Dict[str, Callable[[Box, Channel, Request], Handler]] = {
     "listen": relay.Listen,
     "dial": relay.Dial,
     "procs": procs.open_procs,
+    "programs": speakers.open_programs,
 }
 
 
@@ -63,6 +64,7 @@ class Server:
         box.tmux = tmux.Tmux(box)
         box.runs = Runs(box)
         box.said = Said(box)
+        box.speakers = speakers.Speakers(box)
         box.hooks = hooks.Hooks(box, hook_listener)
         self._connections: Set[Connection] = set()
         self._ops: Dict[str, Opener] = {name: partial(opener, box) for name, opener in _OPS.items()}

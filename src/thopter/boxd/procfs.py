@@ -21,6 +21,7 @@ class Stat(NamedTuple):
     cpu_ms: int
     started: int
     rss: int
+    tty: int = 0
 
 
 def read_small(path: str, limit: int = 1 << 16) -> bytes:
@@ -48,6 +49,7 @@ def parse_stat(raw: bytes) -> Optional[Stat]:
             cpu_ms=(int(rest[11]) + int(rest[12])) * 1000 // _TICKS,
             started=int(rest[19]),
             rss=int(rest[21]) * _PAGE,
+            tty=int(rest[4]),
         )
     except ValueError:
         return None

@@ -127,6 +127,19 @@ class Runs:
         """Where the folders of runs are."""
         return self._folder
 
+    def agents(self) -> Dict[int, int]:
+        """The agents of runs that go on: pid -> started."""
+        return {r.pid: r.started for r in self._runs.values() if r.pid and r.end is None}
+
+    def named(self) -> Dict[int, str]:
+        """The same with the names of their runs."""
+        return {r.pid: r.name for r in self._runs.values() if r.pid and r.end is None}
+
+    def terminals(self) -> Set[int]:
+        """The sessions (of processes) that runs were started in, also those whose agent has ended."""
+        noted = [procfs.parse_stat(r.read("stat")) for r in self._runs.values()]
+        return {found.session for found in noted if found is not None}
+
     def checked(self, name: str) -> str:
         """``name`` when it can be a run's; raises OpError."""
         if not _NAME.fullmatch(name):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from thopter.cli import others_view
 from thopter.cli.text import STATE_COLOURS, ago, fit, long_span, pad, paint, plural, span, table, width, wrap
 from thopter.kit.sanitize import clean, one_line
 from thopter.model.api import ThopterDetail, ThopterView
@@ -57,26 +58,32 @@ def overview(
     sizes = [max(len(_HEADER[i]), *(width(row[i]) for row in rows)) for i in range(shown)]
     room = columns - sum(sizes) - 2 * (shown + 1)
     if wide or (wide is None and room >= FLEX_MIN):
-        return _wide(views, rows, sizes, max(room, FLEX_MIN), colour)
+        return _wide(views, rows, sizes, max(room, FLEX_MIN), colour, now_ms)
     return [line for view in views for line in _narrow(view, now_ms, columns, colour)]
 
 
 def _fixed(view: ThopterView, now_ms: int) -> list[str]:
     agent = one_line(view.agent, 12) or "-"
+    others = [mark] if (mark := others_view.mark(view)) else []
     return [
         one_line(view.name, 61),
         state_of(view),
         span((now_ms - view.since_ms) / 1000) if view.since_ms else "-",
         one_line(view.owner, 14) or "-",
         one_line(view.box_state, 12),
-        agent if view.agent_running else f"{agent}, ended" if view.run else "-",
+        " ".join([agent if view.agent_running else f"{agent}, ended" if view.run else "-", *others]),
         ago(view.heartbeat_ms, now_ms),
         cost(view) or "-",
     ]
 
 
 def _wide(
-    views: Sequence[ThopterView], rows: list[list[str]], sizes: list[int], room: int, colour: bool
+    views: Sequence[ThopterView],
+    rows: list[list[str]],
+    sizes: list[int],
+    room: int,
+    colour: bool,
+    now_ms: int,
 ) -> list[str]:
     task_room = room * 2 // 5
     lines = [
@@ -93,7 +100,7 @@ def _wide(
         lines.append(paint(line, "grey", on=colour) if _asleep(view) else line)
         lines += [
             paint(fit(f"  {mark} {text}", sum(sizes) + 16 + room), style, on=colour)
-            for mark, style, text in _troubles(view)
+            for mark, style, text in _troubles(view, now_ms)
         ]
     return lines
 
@@ -111,7 +118,7 @@ def _narrow(view: ThopterView, now_ms: int, columns: int, colour: bool) -> list[
     for label, text in (("Task", view.task), ("Last message", view.last_message)):
         if text:
             lines.append(fit(f"  {label}: {one_line(text, 400)}", columns))
-    for mark, style, text in _troubles(view):
+    for mark, style, text in _troubles(view, now_ms):
         lines.append(paint(fit(f"  {mark} {text}", columns), style, on=colour))
     return lines
 
@@ -133,7 +140,7 @@ def _style(view: ThopterView) -> tuple[str, ...]:
     return (found, "bold") if found and view.state == "waiting" else (found,) if found else ()
 
 
-def _troubles(view: ThopterView) -> list[tuple[str, str, str]]:
+def _troubles(view: ThopterView, now_ms: int) -> list[tuple[str, str, str]]:
     found = []
     if view.resets_ms and view.reason == "rate_limit":
         at = time.strftime(
@@ -145,6 +152,7 @@ def _troubles(view: ThopterView) -> list[tuple[str, str, str]]:
         found.append(("!", "red", one_line(view.problem, 400)))
     if view.contradiction:
         found.append(("?", "magenta", one_line(view.contradiction, 400)))
+    found += [(">", "yellow", text) for text in others_view.needs(view, now_ms)]
     if view.approvals:
         found.append(
             (">", "yellow", f"asks you {plural(view.approvals, 'thing')}: thopter approvals {view.name}")
@@ -194,6 +202,7 @@ def detail(found: ThopterDetail, now_ms: int, columns: int, *, colour: bool, ful
     for n, kept in enumerate(found.queue):
         text = f"{kept.id[-6:]}  {kept.kind}, {kept.state}: {one_line(kept.text, 200)}"
         lines.append(fit(_line("" if n else "Queue", text), max(columns, 40)))
+    lines += others_view.section(view.agents, now_ms, max(columns, 40), full)
     if found.log:
         lines += ["", paint("Recent log", "bold", on=colour)]
         lines += ["  " + fit(one_line(line, 1000), max(columns - 2, 20)) for line in found.log[-20:]]
@@ -207,7 +216,7 @@ def _facts(found: ThopterDetail, now_ms: int) -> list[tuple[str, str]]:
     repo = view.repo + (f", branch {view.branch}" if view.branch else "")
     limits = ", ".join(_limit(k, v) for k, v in found.limits.items())
     said = f"{view.last_message} ({ago(view.last_message_ms, now_ms)})" if view.last_message else ""
-    limit = [t for mark, _style, t in _troubles(view) if t.startswith("the rate limit")]
+    limit = [t for mark, _style, t in _troubles(view, now_ms) if t.startswith("the rate limit")]
     return [
         ("Rate limit", limit[0].removeprefix("the rate limit is ") if limit else ""),
         ("Note", view.note),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from thopter.cli import others_view
 from thopter.cli.status_view import cost, state_of
 from thopter.cli.text import STATE_COLOURS, span
 from thopter.kit.sanitize import one_line
@@ -44,6 +45,8 @@ def short_state(view: ThopterView) -> str:
     """One word for the state; a waiting thopter's says what it wants."""
     if view.box_state not in ("ready", ""):
         return one_line(view.box_state, 10)
+    if others_view.asking(view):
+        return "asks"
     if view.state == "waiting":
         return _REASONS.get(view.reason, "waits")
     return one_line(view.state, 10) or "-"
@@ -55,6 +58,8 @@ def style_of(view: ThopterView) -> str:
         return "red"
     if view.box_state in _ASLEEP:
         return "bright_black"
+    if others_view.asking(view):
+        return "bold bright_yellow"
     if view.state == "waiting":
         return "bold bright_yellow" if view.reason in ("permission", "question") else "yellow"
     return {"grey": "bright_black"}.get(found := STATE_COLOURS.get(view.state, ""), found)
@@ -62,14 +67,21 @@ def style_of(view: ThopterView) -> str:
 
 def cells(view: ThopterView, headings: Sequence[str], now_ms: int) -> list[str]:
     """The texts of a row, one line each."""
-    words = view.problem if view.problem and view.state in ("failed", "unknown") else view.last_message
+    asks = others_view.needs(view, now_ms)
+    words = (
+        asks[0]
+        if asks
+        else view.problem
+        if view.problem and view.state in ("failed", "unknown")
+        else view.last_message
+    )
     repo = view.repo.rstrip("/").rpartition("/")[2].removesuffix(".git")
     found = {
         "NAME": view.name,
         "STATE": short_state(view),
         "FOR": span((now_ms - view.since_ms) / 1000) if view.since_ms else "-",
         "REPO": repo or "-",
-        "AGENT": view.agent or "-",
+        "AGENT": " ".join(part for part in (view.agent or "-", others_view.mark(view)) if part),
         "NOTE": view.note,
         "COST": cost(view) or "-",
         "TASK": view.task,
@@ -95,6 +107,7 @@ def _rank(view: ThopterView) -> int:
     if view.box_state in _ASLEEP:
         return 7
     asks = view.state == "waiting" and view.reason in ("permission", "question")
+    asks = asks or bool(others_view.asking(view))
     return -1 if asks else _NEED.get(view.state, 8)
 
 

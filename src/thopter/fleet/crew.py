@@ -149,6 +149,7 @@ class Crew:
         live.pooled = await self.deps.store.pools.holds(key)
         if run is not None:
             live.lineage = await lineage(self.deps, run)
+            live.others.load(await self.deps.store.others.of_box(key))
             live.learn(await self.deps.store.evidence.of_run(run.id))
             remember_words(live, (await self.deps.store.entries.page(run.id, last=50)).entries)
         self.live[key] = live

@@ -9,7 +9,7 @@ import posixpath
 import re
 import shlex
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from thopter.fleet.live import LiveBox
 
 WORK = "/work"
+_ITS_OWN = ("HOME", "PATH", "TERM", "LANG", "SHELL", "THOPTER_RUN")  # of the agent of a run alone
 ENV_FILE = f"{HOME}/.thopter/env"
 UPLOADS_MAX = 32 << 20
 _CLONE_TIMEOUT_S = 900.0
@@ -148,14 +149,22 @@ class Furnisher:
                 raise ProviderError(f"the clone in the box failed: {said[-1] if said else 'no message'}")
         return {"cwd": run.cwd}
 
-    async def environment(self, args: FlyArgs) -> None:
-        """Write the box's variables and who it is, for every login shell and whoever sources the file."""
+    async def environment(self, args: FlyArgs, agent: Mapping[str, str]) -> None:
+        """Write the box's variables and who it is, for every login shell and whoever sources the file;
+        and what of its ``agent``'s environment another agent needs that a person starts there."""
         live, link, _run = await self._at(args)
         who = {"THOPTER_NAME": live.box.name, "THOPTER_ID": live.box.id, "THOPTER_OWNER": self.deps.owner}
         text = "# Written by thopter when this box was made.\n"
         text += "".join(f"export {k}={shlex.quote(v)}\n" for k, v in args.settings.get("env", {}).items())
         # What a process knows already counts more: a fork has this file too, and another name.
         text += "".join(f"export {k}=${{{k}:-{shlex.quote(v)}}}\n" for k, v in who.items())
+        known = {*_ITS_OWN, *who, *args.settings.get("env", {})}
+        for name, value in agent.items():
+            if value == args.token:  # not in the file: it would go into every saved box
+                text += f'{name}=$(cut -d " " -f 2 {places_of(live.box).run}/status 2>/dev/null) && '
+                text += f"export {name}\n"
+            elif name not in known:
+                text += f"export {name}=${{{name}:-{shlex.quote(value)}}}\n"
         await link.put(places_of(live.box).at(ENV_FILE), text.encode("utf-8", "surrogateescape"), mode=0o600)
         done = await link.exec(["/bin/sh", "-c", _SOURCED, "sh", _SOURCE], timeout=60.0)
         if done.exit != 0:

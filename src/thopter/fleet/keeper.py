@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from thopter.fleet.deps import Deps, RequestMark, request_mark
 from thopter.fleet.disk_guard import DiskGuard
-from thopter.fleet.lease import JUMP_MS, moved, step
+from thopter.fleet.lease import JUMP_MS, busiest, moved, step
 from thopter.fleet.live import LiveBox
 from thopter.fleet.sleep import Sleep
 from thopter.fleet.snapshots import Snapshots
@@ -82,7 +82,8 @@ class Keeper:
                     await self.deps.store.leases.put(shifted)
                 continue
             now = self.deps.clock.now_ms()
-            new, action = step(shifted, live.box.state, live.verdict, live.attended > 0, now)
+            verdict = busiest([live.verdict, *live.others.verdicts()])
+            new, action = step(shifted, live.box.state, verdict, live.attended > 0, now)
             if new != lease:
                 await self.deps.store.leases.put(new)
             if action:

@@ -213,7 +213,7 @@ class Launcher:
             await link.put(file.path, file.content, mode=file.mode)
         if run.prompt:
             await link.put(ctx.prompt_file, run.prompt.encode(errors="surrogateescape"), mode=0o600)
-        await self.furnisher.environment(args)
+        await self.furnisher.environment(args, agent.launch(ctx).env)
         return {"files": len(files)}
 
     async def _launch(self, args: FlyArgs) -> dict[str, Any]:

@@ -6,6 +6,8 @@ against the monotonic one moves them along, so that setting the clock ends nobod
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import structs
 
 from thopter.kit.settings import Settings
@@ -52,6 +54,12 @@ def may_rest(verdict: Verdict) -> bool:
     """What the end of the keep-alive may put to sleep: everything but an agent at work, or one of
     which nobody knows whether it is."""
     return is_idle(verdict) or (verdict.state is RunState.WAITING and verdict.reason in _ASKS)
+
+
+def busiest(verdicts: Sequence[Verdict]) -> Verdict:
+    """The one of several agents in a box that decides how long it may go on: one at work before one
+    that asks a person, before the one that came to rest last."""
+    return max(verdicts, key=lambda v: (not may_rest(v), not is_idle(v), v.since_ms))
 
 
 def moved(lease: Lease, jump_ms: int) -> Lease:

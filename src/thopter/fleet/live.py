@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from msgspec import structs
 
 from thopter.fleet.deps import Deps
-from thopter.fleet.evidence_window import order, prune
+from thopter.fleet.evidence_window import number, order, prune
 from thopter.fleet.facts import LIVES
+from thopter.fleet.others import Others
 from thopter.fleet.truth import fold
 from thopter.kit.channel import BoxLink
 from thopter.model.errors import NotNow, ThopterError
@@ -46,6 +47,8 @@ class LiveBox:
         self.last_message = ""
         self.last_message_ms = 0
         self.offset_ms = 0  # hub time minus box time
+        self.others = Others()  # further agents in the box
+        self.pid = 0  # the process that the run's agent is, in the box; 0: not known
         self.lineage: frozenset[str] = frozenset()  # sessions whose past is this run's own
         self.saved_turn = ""  # the end of turn that was saved last
         self.kept_turn = 0  # when the turn ended whose files were put on the disk last
@@ -144,6 +147,10 @@ class LiveBox:
             for callback in list(self._receipts):
                 callback(reading)
 
+    def now_ms(self) -> int:
+        """The hub's time."""
+        return self.deps.clock.now_ms()
+
     @property
     def run_id(self) -> str:
         """Its run's id; empty when it has none."""
@@ -160,12 +167,20 @@ class LiveBox:
     def follow_session(self, session: str) -> None:
         """The agent's program went over to another session; recorded with the next batch."""
         if self.run is not None:
+            self.lineage |= {self.session}
             self._followed = (self.run.id, self.run.session, session)
+            self.others.taken(session)
+
+    def was_own(self, session: str) -> bool:
+        """Whether the run's conversation is, was, or began in that session."""
+        return session in (self.session, self.run.session if self.run else "", *self.lineage)
 
     async def keep_session(self) -> None:
         """Record the session that the agent went over to, so that it is resumed in that one."""
         if self.run is not None and self.session != self.run.session:
-            self.run = structs.replace(self.run, session=self.session)
+            run, session = self.run.id, self.session
+            await self.deps.store.write(lambda tx: tx.entries.adopt(run, session))
+            self.run = structs.replace(self.run, session=session)
             await self.deps.store.runs.update(self.run)
 
     async def posted(self) -> None:
@@ -180,6 +195,9 @@ class LiveBox:
         """Take evidence into the window (the store has it already)."""
         self.evidence = list(prune([*self.evidence, *found]))
         newest = max((e for e in self.evidence if e.fact in LIVES), key=order, default=None)
+        named = [e for e in self.evidence if e.fact is Fact.PROCESS_ALIVE and number(e, "pid")]
+        if named:
+            self.pid = number(max(named, key=order), "pid") or 0
         if newest is not None:  # by the time of the event: a death may be read after the next launch
             self.agent_running = newest.fact is not Fact.PROCESS_EXITED
 
@@ -195,7 +213,19 @@ class LiveBox:
 
     def picture(self) -> list[Evidence]:
         """The window plus what is only known at this moment (heartbeat, provider's word)."""
-        now = self.deps.clock.now_ms()
+        alive = Evidence(
+            source=Source.PROCESS,
+            fact=Fact.PROCESS_ALIVE,
+            at_ms=self.alive_ms,
+            seen_ms=self.alive_ms,
+            detail="boxd holds the agent's process",
+        )
+        held = [alive] if self.alive_ms and self.agent_running else []
+        return [*self.evidence, *self.of_the_box(), *held]
+
+    def of_the_box(self) -> list[Evidence]:
+        """What is known of the box itself at this moment."""
+        now = self.now_ms()
         extra: list[Evidence] = []
         if self.alive_ms:
             extra.append(
@@ -207,16 +237,6 @@ class LiveBox:
                     detail="boxd answered",
                 )
             )
-            if self.agent_running:
-                extra.append(
-                    Evidence(
-                        source=Source.PROCESS,
-                        fact=Fact.PROCESS_ALIVE,
-                        at_ms=self.alive_ms,
-                        seen_ms=self.alive_ms,
-                        detail="boxd holds the agent's process",
-                    )
-                )
         told = {
             BoxState.FROZEN: Fact.BOX_FROZEN,
             BoxState.SUSPENDED: Fact.BOX_FROZEN,
@@ -234,7 +254,7 @@ class LiveBox:
                     detail=f"box is {self.box.state}",
                 )
             )
-        return [*self.evidence, *extra]
+        return extra
 
     async def show(self) -> None:
         """Derive the state anew, recording nothing."""
@@ -248,9 +268,30 @@ class LiveBox:
         if self.run is None:
             return
         await self.show()
+        await self._tell_others()
         async with self._recording:  # several fold at once; a change is recorded, and told, once
             if (self.verdict.state, self.verdict.reason) != (self.run.state, self.run.reason):
                 await self._record(self.verdict)
+
+    async def _tell_others(self) -> None:
+        """Derive the states of further agents, and store and tell what changed."""
+        if self.run is None or not len(self.others):
+            return
+        changed = self.others.fold(self.of_the_box(), self.now_ms())
+        aside = self.others.pending()
+        if aside.agents or aside.forgotten:
+            events = [
+                Event(
+                    kind="agent.state", at_ms=self.now_ms(), box=self.box.id, run=self.run.id,
+                    data={
+                        "name": self.box.name, "number": a.number, "session": a.session, "state": a.state,
+                        "reason": a.reason,
+                    },
+                )
+                for a in changed
+            ]  # fmt: skip
+            await self.deps.store.ingest(self.box.id, self.run.id, {}, events=events, aside=aside)
+            self.others.stored(aside)
 
     async def _record(self, verdict: Verdict) -> None:
         assert self.run is not None  # refold checked

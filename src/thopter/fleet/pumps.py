@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 HEARTBEAT_S = 10.0
 STATUS_START_S = 0.5  # while it comes up: somebody waits for its prompt
 STATUS_S = 2.0  # while it works: an interrupt fires no hook
+STATUS_OVER_S = 60.0  # when its agent has ended: a person may have started another one
+STATUS_FILES = 64
+_PIDS_MAX = 64
 STATUS_REST_S = 10.0  # while it waits: a person may type at its terminal
 _OVER = (RunState.DONE, RunState.FAILED, RunState.STOPPED)
 _BATCH = 200
@@ -119,7 +122,7 @@ def _read_record(
         asked = asks.asked(live, record, reading, at_ms)
         if asked is not None:
             held.append(asked)
-        return sessions.own(live, reading)
+        return sessions.own(live, sessions.spoken(record, reading))
     ended = asks.closed(record, at_ms)
     if ended is not None:
         held.append(ended)
@@ -131,6 +134,7 @@ def _read_record(
         return Reading(evidence=report.evidence)
     if kind == "run.started":
         data = {"pid": record.get("pid")}
+        live.pid = record["pid"] if isinstance(record.get("pid"), int) else live.pid
         return _fact(Source.PROCESS, Fact.PROCESS_ALIVE, at_ms, now, "the agent's process started", data)
     if kind == "run.exited":
         how, data = _ending(record)
@@ -186,20 +190,25 @@ async def _status(live: LiveBox, link: BoxLink, ctx: LaunchContext) -> None:
     root, glob = live.agent.status_root(ctx)
     last: dict[str, str] = {}
     while root:
-        await live.until(lambda b: b.verdict.state not in _OVER, 3600.0)
+        await live.until(lambda b: b.verdict.state not in _OVER or b.others.at_work(), STATUS_OVER_S)
         try:
-            files = await link.read_files(root, glob, 16)
+            files = await link.read_files(root, glob, STATUS_FILES)
         except ThopterError:
             files = []
-        now = live.deps.clock.now_ms()
+        now = live.now_ms()
+        others: list[tuple[Reading, bool]] = []
         for f in files:
             name, content = str(f.get("file", "")), str(f.get("content", ""))
             reading = live.agent.read_status(name, content.encode(errors="surrogateescape"), now)
-            if last.get(name) == content:  # seen again: news for the fold, not for the store
+            again = last.get(name) == content
+            if not sessions.status_is_own(live, reading):
+                others.append((reading, again))
+            elif again:  # seen again: news for the fold, not for the store
                 live.learn([admit(e, live.offset_ms) for e in reading.evidence])
             else:
                 await take(live, [reading], {})
             last[name] = content
+        await _look_at_others(live, link, others)
         await live.refold()
         if _active(live):  # a box that is being made, too
             starting = live.verdict.state is RunState.STARTING
@@ -208,30 +217,64 @@ async def _status(live: LiveBox, link: BoxLink, ctx: LaunchContext) -> None:
             await live.until(_active, STATUS_REST_S)  # it may be launched anew, or told something
 
 
+async def _look_at_others(live: LiveBox, link: BoxLink, shown: list[tuple[Reading, bool]]) -> None:
+    """Which further agents run, and what they show of themselves. A status file alone is no sign of life:
+    a program that was killed leaves it behind."""
+    named = {r.program.pid: (r, again) for r, again in shown if r.program is not None}
+    pids = [*live.others.pids(), *named][:_PIDS_MAX]
+    if not pids:
+        return
+    try:
+        programs, _runs = await link.programs(pids)
+    except ThopterError as e:  # a supervisor from before
+        log.debug("box %s: its further agents can't be looked at: %s", live.box.name, e.message)
+        return
+    now = live.now_ms()
+    for program in programs:
+        reading, again = named.get(program.get("pid", 0), (Reading(), False))
+        if reading.program is None or program.get("started") != reading.program.started:
+            continue
+        evidence = [admit(e, live.offset_ms) for e in reading.evidence]
+        known = live.others.find(reading.session, reading.program)
+        if known is not None and again:
+            live.others.shown(known.number, evidence)
+        else:
+            live.others.hear(reading, evidence, now)
+    live.others.looked(programs, now)
+
+
 def _active(live: LiveBox) -> bool:
-    return live.verdict.state not in (RunState.WAITING, *_OVER)
+    return live.verdict.state not in (RunState.WAITING, *_OVER) or live.others.at_work()
 
 
 async def take(
     live: LiveBox, readings: list[Reading], cursors: dict[str, int], events: Sequence[Event] = ()
 ) -> None:
     """Store a batch with its cursors, then learn from it, pass receipts on and fold."""
-    entries = [e for r in readings for e in r.entries if live.of_this_run(e)]
+    entries = [e for r in readings if not r.aside for e in r.entries if live.of_this_run(e)]
+    aside = live.others.pending([e for r in readings if r.aside for e in r.entries if live.of_this_run(e)])
     evidence = [e for e in (admit(e, live.offset_ms) for r in readings for e in r.evidence) if live.recent(e)]
     for reading in readings:
         if reading.problem:
             live.problems += 1
             log.debug("box %s: unreadable input: %s", live.box.name, reading.problem)
     run_id = live.run.id if live.run is not None else ""
-    if entries or evidence or cursors:
+    if entries or evidence or cursors or aside.agents or aside.entries:
         await live.deps.store.ingest(
-            live.box.id, run_id, cursors, entries, evidence, [*_entry_events(live, entries), *events]
+            live.box.id,
+            run_id,
+            cursors,
+            entries,
+            evidence,
+            [*_entry_events(live, entries), *events],
+            aside,
         )
+        live.others.stored(aside)
     remember_words(live, entries)
     live.learn(evidence)
     for reading in readings:
         live.receipts(reading)
-    if evidence:
+    if evidence or aside.agents:
         await live.refold()
     if any(e.role is Role.USER for e in entries):
         await live.posted()  # a message may be in the conversation now

@@ -63,6 +63,7 @@ def view(
         statusline=talk.statusline,
         statusline_by=talk.statusline_by,
         queued=talk.queued,
+        agents=live.others.views(box.name, run.agent if run else "") if live is not None else [],
     )
 
 

@@ -16,10 +16,10 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from msgspec import Struct, field
 
-from thopter.model.asks import Ask, AskReply
-from thopter.model.evidence import Evidence
-from thopter.model.nouns import BoxState, Entry, Isolation, Limits
+from thopter.model.asks import AskReply
+from thopter.model.nouns import BoxState, Isolation, Limits
 from thopter.model.nouns import Leak as Leak
+from thopter.model.reading import Reading as Reading
 
 # ---------------------------------------------------------------------------------------- provider
 
@@ -330,21 +330,6 @@ class Keys(Struct, frozen=True, kw_only=True):
     paste: str = ""
     keys: tuple[str, ...] = ()
     pause_ms: int = 0
-
-
-class Reading(Struct, frozen=True, kw_only=True):
-    """What a piece of input means: facts for truth, entries for the transcript."""
-
-    evidence: tuple[Evidence, ...] = ()
-    entries: tuple[Entry, ...] = ()
-    session: str = ""
-    transcript: str = ""  # path of the transcript inside the box, when the input names it
-    receipt: str = ""  # text of a user prompt that has reached the agent
-    receipt_kind: str = ""  # "taken" (it is the agent's prompt now) or "queued" (it is busy)
-    problem: str = ""  # why the input could not be read (skipped and counted)
-    takes_over: bool = False  # the session takes the place of the one before in the same program
-    leaves: bool = False  # the session ends, but its program goes on with another one
-    ask: Ask | None = None  # what a hook that can be held open asks a person
 
 
 @runtime_checkable

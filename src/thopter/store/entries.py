@@ -28,8 +28,9 @@ class EntryTable:
     def __init__(self, conn: Conn) -> None:
         self._conn = conn
 
-    def add(self, run: str, entries: Sequence[Entry]) -> list[Entry]:
+    def add(self, run: str, entries: Sequence[Entry], aside: bool = False) -> list[Entry]:
         """Store those that are not there yet (same session and key); return just these, in order.
+        ``aside``: they are of another agent of the box, and no part of the run's conversation.
 
         Their ordinals, from 1, follow the run's last one without a gap."""
         fresh: list[Entry] = []
@@ -39,10 +40,11 @@ class EntryTable:
             if e.key in copied and e.session not in copied[e.key]:
                 continue
             added = self._conn.run(
-                f"""INSERT INTO entries (run, ordinal, {_COLUMNS})
-                    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING""",
+                f"""INSERT INTO entries (run, ordinal, aside, {_COLUMNS})
+                    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING""",
                 (
-                    run, count + 1, codec.clean_text(e.session, _KEY_MAX), codec.clean_text(e.key, _KEY_MAX),
+                    run, count + 1, int(aside), codec.clean_text(e.session, _KEY_MAX),
+                    codec.clean_text(e.key, _KEY_MAX),
                     codec.clean_ms(e.at_ms), e.role.value, codec.clean_text(e.summary, _SUMMARY_MAX),
                     codec.clean_text(e.text), codec.clean_text(e.tool, _KEY_MAX), e.is_error, e.sidechain,
                 ),
@@ -68,11 +70,19 @@ class EntryTable:
         return found
 
     def sessions(self, run: str) -> list[str]:
-        """The sessions that entries of a run belong to."""
-        return [s for (s,) in self._conn.rows("SELECT DISTINCT session FROM entries WHERE run = ?", (run,))]
+        """The sessions that entries of the run's conversation belong to."""
+        rows = self._conn.rows("SELECT DISTINCT session FROM entries WHERE run = ? AND aside = 0", (run,))
+        return [s for (s,) in rows]
+
+    def adopt(self, run: str, session: str) -> None:
+        """What was said in ``session`` is the run's own: its agent went over to it."""
+        self._conn.run(
+            "UPDATE entries SET aside = 0 WHERE run = ? AND session = ? AND aside = 1",
+            (run, codec.clean_text(session, _KEY_MAX)),
+        )
 
     def count(self, run: str) -> int:
-        """How many entries the run has; also the ordinal of its last one."""
+        """The ordinal of its last entry, those of other agents in its box included."""
         row = self._conn.row("SELECT max(ordinal) FROM entries WHERE run = ?", (run,))
         return int(row[0] or 0) if row else 0
 
@@ -80,26 +90,35 @@ class EntryTable:
         """What the user said in the run itself, with its ordinals, of those over ``after``."""
         rows = self._conn.rows(
             f"""SELECT {_COLUMNS}, ordinal FROM entries
-                WHERE run = ? AND ordinal > ? AND role = ? AND NOT sidechain ORDER BY ordinal""",
+                WHERE run = ? AND ordinal > ? AND role = ? AND NOT sidechain AND aside = 0
+                ORDER BY ordinal""",
             (run, after, Role.USER.value),
         )
         return [(r[-1], _entry(r)) for r in rows]
 
-    def page(self, run: str, after: int = 0, limit: int = 200, last: int = 0) -> TranscriptPage:
-        """Entries with an ordinal over ``after``, at most ``limit``; or, with ``last``, the last
-        that many. ``next`` of the page is the ``after`` for what follows it."""
+    def page(
+        self, run: str, after: int = 0, limit: int = 200, last: int = 0, session: str = ""
+    ) -> TranscriptPage:
+        """Entries of the run's conversation with an ordinal over ``after``, at most ``limit``; or, with
+        ``last``, the last that many. ``next`` of the page is the ``after`` for what follows it; ``total``
+        the ordinal of the last entry of all. With a ``session``: what was said in that one, by another
+        agent of the box."""
         total = self.count(run)
+        limit = min(max(last if last > 0 else limit, 1), PAGE_MAX)
+        which = "aside = 1 AND session = ?" if session else "aside = 0"
+        given = [codec.clean_text(session, _KEY_MAX)] if session else []
+        order = "DESC" if last > 0 else "ASC"
+        rows = list(
+            self._conn.rows(
+                f"""SELECT {_COLUMNS}, ordinal FROM entries
+                    WHERE run = ? AND ordinal > ? AND {which} ORDER BY ordinal {order} LIMIT ?""",
+                (run, 0 if last > 0 else after, *given, limit),
+            )
+        )
         if last > 0:
-            limit = last
-            after = max(total - last, 0)
-        limit = min(max(limit, 1), PAGE_MAX)
-        rows = self._conn.rows(
-            f"SELECT {_COLUMNS}, ordinal FROM entries WHERE run = ? AND ordinal > ? ORDER BY ordinal LIMIT ?",
-            (run, after, limit),
-        )
-        return TranscriptPage(
-            entries=[_entry(r) for r in rows], next=rows[-1][-1] if rows else after, total=total
-        )
+            rows.reverse()
+        end = rows[-1][-1] if rows else after
+        return TranscriptPage(entries=[_entry(r) for r in rows], next=end, total=total)
 
 
 class Entries:
@@ -108,9 +127,11 @@ class Entries:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def page(self, run: str, after: int = 0, limit: int = 200, last: int = 0) -> TranscriptPage:
+    async def page(
+        self, run: str, after: int = 0, limit: int = 200, last: int = 0, session: str = ""
+    ) -> TranscriptPage:
         """See :meth:`EntryTable.page`; an unknown run has an empty transcript."""
-        return await self._db.read(lambda c: EntryTable(c).page(run, after, limit, last))
+        return await self._db.read(lambda c: EntryTable(c).page(run, after, limit, last, session))
 
     async def prompts(self, run: str, after: int) -> list[tuple[int, Entry]]:
         """See :meth:`EntryTable.prompts`."""

@@ -9,7 +9,7 @@ from thopter.store.db import Conn, Database
 OF_RUNS = ("entries", "evidence")
 OF_BOXES = (
     "cursors", "messages", "labels", "leases", "egress_grants", "pool_boxes", "note_mutes",
-    "approvals", "git_outbox", "budgets", "runs",
+    "approvals", "git_outbox", "budgets", "other_agents", "runs",
 )  # fmt: skip
 
 

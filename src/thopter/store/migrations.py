@@ -20,6 +20,7 @@ from thopter.store.migrations_git import m013_git
 from thopter.store.migrations_home import m007_variables
 from thopter.store.migrations_leases import m017_leases
 from thopter.store.migrations_notes import m008_notes
+from thopter.store.migrations_others import m019_others
 from thopter.store.migrations_page import m018_page_sessions, m021_push_subscriptions
 from thopter.store.migrations_pool import m010_pools
 from thopter.store.migrations_snapshots import m005_snapshots
@@ -155,4 +156,5 @@ migration(m015_tokens)
 migration(m016_audit)
 migration(m017_leases)
 migration(m018_page_sessions)
+migration(m019_others)
 migration(m021_push_subscriptions)

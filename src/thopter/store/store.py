@@ -17,6 +17,7 @@ from thopter.model.events import Event
 from thopter.model.evidence import Evidence
 from thopter.model.ids import EventSeq
 from thopter.model.nouns import Entry
+from thopter.model.others import OtherAgent
 from thopter.store import sqlite
 from thopter.store.approvals import Approvals, ApprovalTable
 from thopter.store.audit import TOPIC as AUDIT_TOPIC
@@ -35,6 +36,7 @@ from thopter.store.intents import Intents, IntentTable
 from thopter.store.leases import Leases, LeaseTable
 from thopter.store.migrations import migrate
 from thopter.store.notes import Notes, NoteTable
+from thopter.store.others import Others, OtherTable
 from thopter.store.page_sessions import PageSessions, SessionTable
 from thopter.store.pools import Pools, PoolTable
 from thopter.store.push_devices import Devices, DeviceTable
@@ -77,6 +79,7 @@ class Tx:
         self.devices = DeviceTable(conn)
         self.pushes = PushTable(conn)
         self.budgets = BudgetTable(conn)
+        self.others = OtherTable(conn)
 
 
 class Ingested(Struct, frozen=True):
@@ -84,6 +87,18 @@ class Ingested(Struct, frozen=True):
 
     entries: list[Entry]
     seqs: list[EventSeq]
+
+
+class Aside(Struct, frozen=True):
+    """What was read of further agents of a box: what they said, how they are now, and the numbers of
+    those nobody keeps any more."""
+
+    entries: Sequence[Entry] = ()
+    agents: Sequence[OtherAgent] = ()
+    forgotten: Sequence[int] = ()
+
+
+_NOTHING = Aside()
 
 
 class Store:
@@ -114,6 +129,7 @@ class Store:
         self.page_sessions = PageSessions(db)
         self.devices = Devices(db)
         self.pushes = Pushes(db)
+        self.others = Others(db)
         self.budgets = Budgets(db)
 
     @classmethod
@@ -152,18 +168,22 @@ class Store:
         entries: Sequence[Entry] = (),
         evidence: Sequence[Evidence] = (),
         events: Sequence[Event] = (),
+        aside: Aside = _NOTHING,
     ) -> Ingested:
         """Store what was read from a box together with how far it was read, in one transaction.
 
         After a crash the box is read again from the stored cursors. Entries that were there already
         are left out, and so are ``entry`` events whose ``data["key"]`` (and ``session``, when given)
-        is that of such an entry: each entry is announced once. NotFound: no such box or run."""
-        if not run and (entries or evidence):
+        is that of such an entry: each entry is announced once. ``aside``: what was read of other agents
+        in the same box, stored with it. NotFound: no such box or run."""
+        if not run and (entries or evidence or aside.entries):
             raise BadInput("entries and evidence belong to a run, and none is named")
 
         def both(tx: Tx) -> Ingested:
             try:
                 fresh = tx.entries.add(run, entries)
+                tx.entries.add(run, aside.entries, aside=True)
+                tx.others.put(box, aside.agents, aside.forgotten)
                 tx.evidence.add(run, evidence)
                 tx.cursors.save(box, cursors)
             except sqlite.dbapi.IntegrityError as e:

@@ -34,8 +34,9 @@ export LC_ALL=C
 IFS= read -r -d '' -t 5 body
 {
   exec 3<>"/dev/tcp/$2/$3" || exit 0
-  printf 'POST %s HTTP/1.1\r\nHost: %s:%s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\n' \
-    "$4" "$2" "$3" "$THOPTER_HOOK_TOKEN" >&3
+  # $PPID: whose hook this is; there may be several agents in the box.
+  printf 'POST %s&pid=%s HTTP/1.1\r\nHost: %s:%s\r\n' "$4" "$PPID" "$2" "$3" >&3
+  printf 'Authorization: Bearer %s\r\nContent-Type: application/json\r\n' "$THOPTER_HOOK_TOKEN" >&3
   printf 'Content-Length: %d\r\nConnection: close\r\n\r\n%s' "${#body}" "$body" >&3
   IFS= read -r -t 5 status <&3
 } >/dev/null 2>&1

@@ -9,6 +9,7 @@ from msgspec import Meta, Struct, field
 from thopter.model.api.approvals import Approval
 from thopter.model.api.budget import BudgetAmount
 from thopter.model.api.furnish import Furnishing
+from thopter.model.api.others import AgentView
 from thopter.model.api.pushes import PushView
 from thopter.model.api.talk import Message
 from thopter.model.api.usage import Usage
@@ -134,6 +135,7 @@ class ThopterView(Struct, kw_only=True):
     pool: str = ""  # the warm pool it waits in, nobody's yet
     approvals: int = 0  # how many things it asks a person
     usage: Usage | None = None  # of its run; null: it has called no model
+    agents: list[AgentView] = field(default_factory=list)  # further ones in its box
 
 
 class ThopterDetail(Struct, kw_only=True):
