@@ -115,7 +115,8 @@ def drawn(approval: Approval, now: int) -> list[str]:
     """An approval in lines: who asks what, then the whole input; safe for a terminal."""
     state = _WORDS.get(approval.state, one_line(approval.state, 20))
     by = f", {one_line(approval.detail, 300)}" if approval.detail else ""
-    head = f"{short(approval.id)}  {one_line(approval.name, 61)}  {one_line(approval.tool, 60)}"
+    who = one_line(approval.agent or approval.name, 70)
+    head = f"{short(approval.id)}  {who}  {one_line(approval.tool, 60)}"
     lines = [f"{head}  {state}{by}  {ago(approval.asked_ms, now)}"]
     if approval.kind == "question":
         return lines + _questions(approval)

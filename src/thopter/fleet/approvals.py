@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from thopter.fleet import tell as telling
+from thopter.fleet.asks import other_session
 from thopter.fleet.deps import Deps, request_mark
 from thopter.kit import failpoint
 from thopter.model.api import ThopterView
@@ -34,11 +35,18 @@ class Approvals:
         box = await store.boxes.find(name) if name else None
         found = await store.approvals.asked(box.id if box else "", everything)
         names = {str(b.id): b.name for b in ([box] if box else await store.boxes.list())}
-        return [shown(a, names.get(a.box, "")) for a in found]
+        return [shown(a, names.get(a.box, ""), self._by(a)) for a in found]
 
     async def of_box(self, box: Box) -> list[Approval]:
         """Those of a box that are open."""
-        return [shown(a, box.name) for a in await self.deps.store.approvals.asked(box.id)]
+        return [shown(a, box.name, self._by(a)) for a in await self.deps.store.approvals.asked(box.id)]
+
+    def _by(self, asked: Asked) -> int:
+        """The number of the further agent of the box that asks; 0: the run's own."""
+        live = self._crew.live.get(asked.box)
+        session = other_session(live, asked) if live is not None else ""
+        agent = live.others.find(session) if live is not None and session else None
+        return agent.number if agent is not None else 0
 
     async def counted(self, views: list[ThopterView]) -> list[ThopterView]:
         """Say on each line how many wait for a person."""
@@ -113,7 +121,7 @@ def _outcome(found: Approval, reply: AskReply) -> Approval:
     return found
 
 
-def shown(asked: Asked, name: str) -> Approval:
+def shown(asked: Asked, name: str, number: int = 0) -> Approval:
     """As the API tells it."""
     ask, reply = asked.ask, asked.reply or AskReply(allow=False)
     return Approval(
@@ -121,5 +129,5 @@ def shown(asked: Asked, name: str) -> Approval:
         summary=ask.summary, digest=asked.digest, state=asked.state, asked_ms=asked.asked_ms,
         changed_ms=asked.changed_ms, input=dict(ask.input), whole=asked.whole, for_run=ask.for_run,
         questions=list(ask.questions), message=reply.message, answers=list(reply.answers),
-        allowed_for_run=reply.for_run, detail=asked.detail,
+        allowed_for_run=reply.for_run, detail=asked.detail, agent=f"{name}.{number}" if number else "",
     )  # fmt: skip

@@ -16,6 +16,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from thopter.fleet.evidence_window import admit
 from thopter.fleet.live import LiveBox
 from thopter.fleet.truth import still_asked
 from thopter.kit import failpoint
@@ -103,20 +104,39 @@ async def _ended(live: LiveBox, kept: Asked, end: Closed) -> list[Reading]:
     await settle(live, kept, state, end.at_ms + live.offset_ms, detail)
     if end.how == "expired":
         return []
+    session = other_session(live, kept)
     now = live.deps.clock.now_ms()
     word = "answered by a person" if end.how == "answered" else "closed at the terminal"
     data = {"tool": kept.ask.tool, "call": kept.call}
     answered = Evidence(
         source=Source.HOOK, fact=Fact.ANSWERED, at_ms=end.at_ms, seen_ms=now, detail=word, data=data
     )
+    if session:
+        live.others.said(session, "", 0, [admit(answered, live.offset_ms)], now)
+        return []
     return [Reading(evidence=(answered,))]
+
+
+def session_of(live: LiveBox, kept: Asked) -> str:
+    """The session that asks, by the hook's own words."""
+    if live.agent is None:
+        return ""
+    body = kept.body.encode(errors="surrogateescape")
+    return live.agent.read_hook("PermissionRequest", body, 0, 0).session
+
+
+def other_session(live: LiveBox, kept: Asked) -> str:
+    """The same when another agent of the box is in it and the run's is not; else empty."""
+    session = session_of(live, kept)
+    known = session and session != live.session and live.others.find(session) is not None
+    return session if known else ""
 
 
 async def _exited(live: LiveBox, at_ms: int) -> None:
     """What the agent's end closed was answered by nobody."""
     for kept in await live.deps.store.approvals.asked(live.box.id, all_=True):
         near = kept.state == "elsewhere" and at_ms - _DYING_MS <= kept.changed_ms <= at_ms
-        if (kept.state in OPEN or near) and kept.asked_ms <= at_ms:
+        if (kept.state in OPEN or near) and kept.asked_ms <= at_ms and not other_session(live, kept):
             await settle(live, kept, "expired", at_ms, "the agent ended before it was answered", near)
 
 
@@ -150,7 +170,7 @@ async def serve(live: LiveBox, link: BoxLink) -> None:
             why = "the box's supervisor was restarted; answer at its terminal"
             await settle(live, kept, "expired", live.deps.clock.now_ms(), why)
     while True:
-        mail, known = live.mail, live.evidence
+        mail, known = live.mail, (live.evidence, live.others.version)
         kept_open = await store.approvals.asked(live.box.id)
         for kept in kept_open:
             if not still_open(live, kept):
@@ -160,9 +180,14 @@ async def serve(live: LiveBox, link: BoxLink) -> None:
         await _news(live, mail, known if kept_open else None)
 
 
-async def _news(live: LiveBox, mail: int, known: list[Evidence] | None) -> None:
+async def _news(live: LiveBox, mail: int, known: tuple[list[Evidence], int] | None) -> None:
     """Wait for mail, or (when something is open) for evidence."""
-    await live.until(lambda b: b.mail != mail or (known is not None and b.evidence is not known), _FAR_S)
+
+    def is_news(b: LiveBox) -> bool:
+        seen = known is None or (b.evidence is known[0] and b.others.version == known[1])
+        return b.mail != mail or not seen
+
+    await live.until(is_news, _FAR_S)
 
 
 def still_open(live: LiveBox, kept: Asked) -> bool:
@@ -171,9 +196,12 @@ def still_open(live: LiveBox, kept: Asked) -> bool:
     fact = Fact.QUESTION_ASKED if kept.ask.kind == "question" else Fact.PERMISSION_ASKED
     at = min(kept.asked_ms, live.deps.clock.now_ms())
     data = {"call": kept.call, **({"side": True} if kept.side else {})}
-    return still_asked(
-        live.evidence, Evidence(source=Source.HOOK, fact=fact, at_ms=at, seen_ms=at, data=data)
-    )
+    ask = Evidence(source=Source.HOOK, fact=fact, at_ms=at, seen_ms=at, data=data)
+    session = session_of(live, kept)
+    others = live.others.evidence(session) if session else None
+    # Two agents in one session: the dialog is open as long as it may be in either.
+    mine = others is None or session == live.session
+    return (mine and still_asked(live.evidence, ask)) or (others is not None and still_asked(others, ask))
 
 
 async def _closed_there(live: LiveBox, link: BoxLink, kept: Asked) -> None:

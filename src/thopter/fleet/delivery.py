@@ -28,6 +28,7 @@ from thopter.model.errors import BadInput, Conflict, NotFound, NotNow, ThopterEr
 from thopter.model.events import Event
 from thopter.model.evidence import Fact, Verdict
 from thopter.model.nouns import BoxState, RunState, WaitReason
+from thopter.model.reading import Reading
 from thopter.store.talk import Letter, Outcome
 
 log = logging.getLogger(__name__)
@@ -233,7 +234,7 @@ class Delivery:
                 return "gap"
             body = str(record.get("body", "")).encode(errors="surrogateescape")
             reading = live.agent.read_hook(str(record.get("event", "")), body, 0, 0)
-            if any(same_words(word, reading.receipt) for word in words):
+            if self._own(reading) and any(same_words(word, reading.receipt) for word in words):
                 return reading.receipt_kind or "taken"
         root, glob = live.agent.transcript_root(live.ctx)
         cursors = {k[2:]: v for k, v in letter.marks.items() if k.startswith("t:")}
@@ -241,9 +242,13 @@ class Delivery:
             for line in part.get("lines", []):
                 raw = str(line).encode(errors="surrogateescape")
                 reading = live.agent.read_transcript(str(part.get("file", "")), raw, 0)
-                if any(same_words(word, reading.receipt) for word in words):
+                if self._own(reading) and any(same_words(word, reading.receipt) for word in words):
                     return reading.receipt_kind or "taken"
         return ""
+
+    def _own(self, reading: Reading) -> bool:
+        """Whether the run's own agent says so, and not another one of its box."""
+        return reading.session in ("", self.live.session)
 
     def words(self, letter: Letter) -> tuple[str, ...]:
         """The message as it was given, and as the agent's driver enters it."""

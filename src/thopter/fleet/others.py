@@ -40,6 +40,7 @@ class Others:
         self._changed: set[int] = set()
         self._forgotten: set[int] = set()
         self._last = NUMBER_FIRST - 1
+        self.version = 0  # grows with all that is learnt of them
 
     def load(self, agents: Iterable[OtherAgent]) -> None:
         """Take over what was recorded."""
@@ -126,6 +127,7 @@ class Others:
             new = structs.replace(new, changed_ms=now_ms)
             self._changed.add(new.number)
         self._all[new.number] = new
+        self.version += 1
         return new
 
     def _bound(self) -> None:
@@ -171,6 +173,7 @@ class Others:
         agent = self._all.get(number)
         if agent is not None:
             self._all[number] = structs.replace(agent, evidence=prune([*agent.evidence, *evidence]))
+            self.version += 1
 
     def _exited(self, agent: OtherAgent) -> bool:
         lives = (Fact.PROCESS_ALIVE, Fact.PROCESS_EXITED)

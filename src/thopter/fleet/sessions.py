@@ -57,7 +57,8 @@ def _is_own(live: LiveBox, reading: Reading, starts: bool) -> bool:
         return False
     if same:
         return live.agent_running or not live.others.living(reading.session)
-    return starts and live.others.find(reading.session) is None and _follows(live, reading)
+    known = live.agent_running and live.others.find(reading.session) is not None
+    return starts and not known and _follows(live, reading)
 
 
 def _follows(live: LiveBox, reading: Reading) -> bool:

@@ -121,7 +121,7 @@ async def _unread(live: LiveBox, link: BoxLink, ctx: LaunchContext, agent: Agent
         raise TimedOut("the box's transcripts could not be read in time") from None
     except NotFound:
         whole = not any(cursors.values())
-    return [e for e in found if live.of_this_run(e)], whole
+    return [e for e in found if live.of_this_run(e) and live.was_own(e.session)], whole
 
 
 def ended_in_work(evidence: Sequence[Evidence]) -> Evidence | None:

@@ -21,7 +21,8 @@ class Approval(Struct, kw_only=True):
 
     ``digest`` binds an answer to exactly this ``tool`` with this ``input``. ``whole``: false when the
     input was too long to be recorded in full: it can be denied here, not approved. ``for_run``: what
-    approving for the rest of the run would allow. Words in here are an agent's: hostile text.
+    approving for the rest of the run would allow. ``agent``: the further agent of its box that asks
+    (``NAME.2``), empty for its own. Words in here are an agent's: hostile text.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Approval(Struct, kw_only=True):
     answers: list[str] = field(default_factory=list)
     allowed_for_run: bool = False
     detail: str = ""
+    agent: str = ""
 
 
 class ApprovalList(Struct, kw_only=True):
