@@ -16,6 +16,7 @@ from boxd_support import BoxdProcess, run, wait_for
 from test_hooks import hooks_of, raw, request
 
 from thopter.agents.claude.prepare import HOOK_SCRIPT
+from thopter.kit.boxprograms import programs as look
 from thopter.model.errors import BadInput
 
 # Stands for an agent: it runs the real script of a hook's command through a shell, as agents do, or (a
@@ -70,7 +71,7 @@ def two(boxd: BoxdProcess) -> Iterator[tuple[Agent, Agent]]:
 def programs(boxd: BoxdProcess, pids: list[Any]) -> tuple[list[dict[str, Any]], dict[str, int]]:
     async def go() -> tuple[list[dict[str, Any]], dict[str, int]]:
         async with boxd.link() as link:
-            return await link.programs(pids)
+            return await look(link, pids)
 
     return run(go())
 

@@ -18,6 +18,7 @@ from thopter.fleet.evidence_window import admit, clock_offset
 from thopter.fleet.live import LiveBox
 from thopter.fleet.reports import Report
 from thopter.fleet.transcripts import Copies, folder_of
+from thopter.kit.boxprograms import MOST, programs
 from thopter.kit.channel import BoxLink
 from thopter.kit.threads import finish
 from thopter.model.errors import ThopterError
@@ -34,7 +35,6 @@ STATUS_START_S = 0.5  # while it comes up: somebody waits for its prompt
 STATUS_S = 2.0  # while it works: an interrupt fires no hook
 STATUS_OVER_S = 60.0  # when its agent has ended: a person may have started another one
 STATUS_FILES = 64
-_PIDS_MAX = 64
 STATUS_REST_S = 10.0  # while it waits: a person may type at its terminal
 _OVER = (RunState.DONE, RunState.FAILED, RunState.STOPPED)
 _BATCH = 200
@@ -221,16 +221,16 @@ async def _look_at_others(live: LiveBox, link: BoxLink, shown: list[tuple[Readin
     """Which further agents run, and what they show of themselves. A status file alone is no sign of life:
     a program that was killed leaves it behind."""
     named = {r.program.pid: (r, again) for r, again in shown if r.program is not None}
-    pids = [*live.others.pids(), *named][:_PIDS_MAX]
+    pids = [*live.others.pids(), *named][:MOST]
     if not pids:
         return
     try:
-        programs, _runs = await link.programs(pids)
+        there, _runs = await programs(link, pids)
     except ThopterError as e:  # a supervisor from before
         log.debug("box %s: its further agents can't be looked at: %s", live.box.name, e.message)
         return
     now = live.now_ms()
-    for program in programs:
+    for program in there:
         reading, again = named.get(program.get("pid", 0), (Reading(), False))
         if reading.program is None or program.get("started") != reading.program.started:
             continue
@@ -240,7 +240,7 @@ async def _look_at_others(live: LiveBox, link: BoxLink, shown: list[tuple[Readin
             live.others.shown(known.number, evidence)
         else:
             live.others.hear(reading, evidence, now)
-    live.others.looked(programs, now)
+    live.others.looked(there, now)
 
 
 def _active(live: LiveBox) -> bool:

@@ -158,14 +158,6 @@ class BoxLink:
         """What runs in the box: ``{pid, ppid, comm, args, rss, cpu_ms}`` each."""
         return _dicts((await self.call("procs")).get("procs"))
 
-    async def programs(self, pids: Sequence[int]) -> tuple[list[dict[str, Any]], dict[str, int]]:
-        """Of these processes those that run: ``{pid, ppid, started, tty, pane, cwd, args, of}`` each; and
-        the processes that runs' agents are, by run. At most 64 are asked for."""
-        found = await self.call("programs", pids=list(pids)[:64])
-        runs = found.get("runs")
-        named = runs.items() if isinstance(runs, dict) else ()
-        return _dicts(found.get("programs")), {k: v for k, v in named if isinstance(v, int)}
-
     # ---------------------------------------------------------------------------------- files
 
     async def put(

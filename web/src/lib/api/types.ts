@@ -10,6 +10,29 @@ export interface Accepted {
   warm: boolean;
 }
 
+/** One agent of the box that is not the run's own; `name` is `NAME.2` for the first of them. `state` and `reason` are as those of a thopter, and `ended` when its process is over (`problem` says how, when that was not as it should be). `by`: who started it, `agent` or `person`, empty when that is not known. `because`: what its state rests on, strongest first. Words are a box's. */
+export interface AgentView {
+  name: string;
+  number: number;
+  session: string;
+  kind: string;
+  state: string;
+  reason: string;
+  since_ms: number;
+  by: string;
+  pid: number;
+  tty: string;
+  pane: string;
+  cwd: string;
+  headless: boolean;
+  first_ms: number;
+  last_message: string;
+  last_message_ms: number;
+  problem: string;
+  contradiction: string;
+  because: Evidence[];
+}
+
 /** `POST /v1/thopters/{name}/egress/allow`. `once`: the next connection, within ten minutes and the life of the gateway's process; `run`: as long as the box lives; `always`: written to the policy. */
 export interface AllowRequest {
   host: string;
@@ -34,7 +57,7 @@ export interface AnswerRequest {
   answers?: string[] | undefined;
 }
 
-/** One thing that an agent asked while it waits. `state`: `open` nobody has answered; `answering` an answer is recorded and on its way to the agent; `approved` and `denied` the agent's hook got that answer; `elsewhere` it was closed without us, at the agent's own terminal; `expired` nobody can answer it here any more, `detail` says why. `digest` binds an answer to exactly this `tool` with this `input`. `whole`: false when the input was too long to be recorded in full: it can be denied here, not approved. `for_run`: what approving for the rest of the run would allow. Words in here are an agent's: hostile text. */
+/** One thing that an agent asked while it waits. `state`: `open` nobody has answered; `answering` an answer is recorded and on its way to the agent; `approved` and `denied` the agent's hook got that answer; `elsewhere` it was closed without us, at the agent's own terminal; `expired` nobody can answer it here any more, `detail` says why. `digest` binds an answer to exactly this `tool` with this `input`. `whole`: false when the input was too long to be recorded in full: it can be denied here, not approved. `for_run`: what approving for the rest of the run would allow. `agent`: the further agent of its box that asks (`NAME.2`), empty for its own. Words in here are an agent's: hostile text. */
 export interface Approval {
   id: string;
   name: string;
@@ -55,6 +78,7 @@ export interface Approval {
   answers: string[];
   allowed_for_run: boolean;
   detail: string;
+  agent: string;
 }
 
 /** `GET /v1/approvals?name=&all=`: oldest first; `all`: also those that are over. */
@@ -1104,6 +1128,7 @@ export interface ThopterView {
   pool: string;
   approvals: number;
   usage: Usage | null;
+  agents: AgentView[];
 }
 
 /** `GET /v1/thopters`. */
