@@ -101,10 +101,12 @@ def _agent_above(pid: int) -> Optional[Stat]:
 def _socket_of(local: int, remote: int) -> int:
     """The inode of the loopback socket with these ports, 0 when it is not there."""
     ours, theirs = b"0100007F:%04X" % local, b"0100007F:%04X" % remote
-    for line in procfs.read_small("/proc/net/tcp", 4 << 20).splitlines()[1:]:
-        parts = line.split()
-        if len(parts) > 9 and parts[1] == ours and parts[2] == theirs:
-            return int(parts[9])
+    with open("/proc/net/tcp", "rb") as table:  # the kernel gives a page of it at a time
+        for line in table:
+            if ours in line:
+                parts = line.split()
+                if len(parts) > 9 and parts[1] == ours and parts[2] == theirs:
+                    return int(parts[9])
     return 0
 
 
