@@ -98,6 +98,12 @@ def _a_persons(house: Lab, name: str) -> None:
     assert (view["state"], view["reason"], view["box_state"]) == ("waiting", "turn_end", "ready")
     house.run("approve", name)
     done = _sure(house, name, "waiting", "turn_end")
+    theirs = house.until(
+        "it is written", lambda: [x for x in [house.run("tail", f"{name}.3").stdout] if "Asked" in x]
+    )
+    assert "May I?" in theirs[0] and "Nest done." not in theirs[0]
+    unknown = house.run("tail", f"{name}.9", check=False)
+    assert unknown.returncode == 3 and f"{name}.2, {name}.3" in unknown.stderr
     house.until("its last words", lambda: _other(house, name)["last_message"] == "Asked done.")
     since = view["since_ms"]
     house.until("now that all rest, so does the box", lambda: house.view(name)["box_state"] == "frozen")

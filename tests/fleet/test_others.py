@@ -22,6 +22,7 @@ from thopter.model.api.others import AgentView
 from thopter.model.evidence import Evidence, Fact, Source, Verdict
 from thopter.model.ids import BoxId, RunId
 from thopter.model.nouns import Box, BoxState, Run, RunState, WaitReason
+from thopter.model.others import numbered
 from thopter.model.reading import Program, Reading
 from thopter.store.store import Store
 
@@ -262,6 +263,34 @@ def test_a_box_is_as_busy_as_its_busiest_agent_and_rests_since_the_last_one_did(
     assert busiest([rests, ended]).since_ms == 20 and is_idle(busiest([rests, ended]))
     assert not is_idle(busiest([rests, asks, ended])) and may_rest(busiest([rests, asks, ended]))
     assert not may_rest(busiest([works, asks, rests]))
+
+
+def test_a_change_is_told_until_somebody_has_heard_it() -> None:
+    house = House()
+    house.hook("SessionStart", S2, OTHER, source="startup")
+    house.hook("UserPromptSubmit", S2, prompt="go")
+    others, beside = house.live.others, house.live.of_the_box()
+    for _ in range(2):  # it could not be recorded (the disk is full)
+        (changed,) = others.fold(beside, house.now)
+        assert changed.state == "working"
+        others.stored(others.pending())
+    others.told([changed])
+    assert others.fold(beside, house.now) == []
+    house.hook("Stop", S2)
+    others.told([changed])  # that was about the state before
+    assert [a.reason for a in others.fold(beside, house.now)] == ["turn_end"]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("bee", ("bee", 0)), ("bee.3", ("bee", 3)), ("bee.1", ("bee.1", 0)), ("bee.", ("bee.", 0)),
+     ("bee.x", ("bee.x", 0)), ("bee.٣", ("bee.٣", 0)),
+     ("bee." + "9" * 40, ("bee." + "9" * 40, 0)), (".2", ("", 2))],
+)  # fmt: skip
+def test_the_name_of_a_further_agent_is_read_and_nothing_else_is_taken_for_one(
+    name: str, meant: tuple[str, int]
+) -> None:
+    assert numbered(name) == meant
 
 
 def test_one_that_nobody_can_say_anything_of_any_more_keeps_no_box_awake() -> None:

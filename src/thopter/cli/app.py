@@ -76,6 +76,14 @@ class App:
             raise BadName(text)
         return text
 
+    def agent_name(self, text: str) -> tuple[str, str]:
+        """A thopter's name, and the name of what is meant in its box: itself, or ``NAME.2``."""
+        stem, dot, number = text.rpartition(".")
+        if not dot or not number.isdigit():
+            stem, number = text, ""
+        name = self.name(stem or ".")
+        return name, f"{name}.{number}" if number else name
+
     def out(self, text: str = "") -> None:
         """Write a line of data."""
         sys.stdout.write(text + "\n")

@@ -24,16 +24,18 @@ _PAGE = 500
 @json_option()
 @pass_app
 def tail(app: App, name: str, follow: bool, lines: int, short: bool, full: bool, as_json: bool) -> None:
-    """Show the last entries of the conversation: messages, tool calls and their results.
+    """Show the last entries of the conversation: messages, tool calls and their results. NAME.2: what
+    another agent in its box says (see 'thopter status NAME').
 
     Times are those of the events. With --json one entry a line.
     """
-    show(app, app.name(name), follow=follow, lines=lines, style=Style.of(app, short=short, full=full),
+    show(app, name, follow=follow, lines=lines, style=Style.of(app, short=short, full=full),
          as_json=as_json)  # fmt: skip
 
 
 def show(app: App, name: str, *, follow: bool, lines: int, style: Style, as_json: bool = False) -> None:
     """Print the last ``lines`` entries and, when asked, every one that comes until Ctrl-C."""
+    box, name = app.agent_name(name)
     page = app.hub.transcript(name, last=lines) if lines else None
     if page is not None:
         _print(app, page.entries, style, as_json)
@@ -42,7 +44,7 @@ def show(app: App, name: str, *, follow: bool, lines: int, style: Style, as_json
         cursor = app.hub.transcript(name, last=1).next
     if follow:
         try:
-            _follow(app, name, cursor, style, as_json)
+            _follow(app, box, name, cursor, style, as_json)
         except KeyboardInterrupt:
             return
     elif page is not None and not page.entries and not as_json:
@@ -59,8 +61,8 @@ def _print(app: App, entries: list[Entry], style: Style, as_json: bool) -> None:
     app.flush()
 
 
-def _follow(app: App, name: str, cursor: int, style: Style, as_json: bool) -> None:
-    box = app.hub.thopter(name).view.id
+def _follow(app: App, box_name: str, name: str, cursor: int, style: Style, as_json: bool) -> None:
+    box = app.hub.thopter(box_name).view.id
     away = False
     for trouble in refreshes(app, _LOOK, kinds="entry,box.destroyed,hub.started", box=box):
         if trouble:

@@ -20,7 +20,7 @@ from thopter.fleet.facts import LIVES
 from thopter.fleet.others import Others
 from thopter.fleet.truth import fold
 from thopter.kit.channel import BoxLink
-from thopter.model.errors import NotNow, ThopterError
+from thopter.model.errors import NotNow, StorageError, ThopterError
 from thopter.model.events import Event
 from thopter.model.evidence import Evidence, Fact, Source, Verdict
 from thopter.model.nouns import Box, BoxState, Entry, Run, RunState
@@ -268,8 +268,8 @@ class LiveBox:
         if self.run is None:
             return
         await self.show()
-        await self._tell_others()
         async with self._recording:  # several fold at once; a change is recorded, and told, once
+            await self._tell_others()
             if (self.verdict.state, self.verdict.reason) != (self.run.state, self.run.reason):
                 await self._record(self.verdict)
 
@@ -279,7 +279,7 @@ class LiveBox:
             return
         changed = self.others.fold(self.of_the_box(), self.now_ms())
         aside = self.others.pending()
-        if aside.agents or aside.forgotten:
+        if changed or aside.agents or aside.forgotten:
             events = [
                 Event(
                     kind="agent.state", at_ms=self.now_ms(), box=self.box.id, run=self.run.id,
@@ -292,6 +292,7 @@ class LiveBox:
             ]  # fmt: skip
             await self.deps.store.ingest(self.box.id, self.run.id, {}, events=events, aside=aside)
             self.others.stored(aside)
+            self.others.told(changed)
 
     async def _record(self, verdict: Verdict) -> None:
         assert self.run is not None  # refold checked
@@ -320,7 +321,10 @@ class LiveBox:
     async def keep_folding(self) -> None:
         """Fold now and then, because time passes."""
         while True:
-            await self.refold()
+            try:
+                await self.refold()
+            except StorageError as e:  # there is no room on the disk: what is known is recorded later
+                log.error("box %s: its state could not be recorded: %s", self.box.name, e.message)
             await self.deps.clock.sleep(FOLD_EVERY_S)
 
     async def until(self, test: Callable[[LiveBox], bool], timeout: float) -> bool:

@@ -39,6 +39,7 @@ class Others:
         self._words: dict[str, tuple[str, int]] = {}
         self._changed: set[int] = set()
         self._forgotten: set[int] = set()
+        self._untold: set[int] = set()
         self._last = NUMBER_FIRST - 1
         self.version = 0  # grows with all that is learnt of them
 
@@ -49,6 +50,10 @@ class Others:
 
     def __len__(self) -> int:
         return len(self._all)
+
+    def all(self) -> list[OtherAgent]:
+        """Those that are kept, by number."""
+        return sorted(self._all.values(), key=lambda a: a.number)
 
     # ------------------------------------------------------------------------------- hearing
 
@@ -139,6 +144,7 @@ class Others:
         self._all.pop(number, None)
         self._verdicts.pop(number, None)
         self._changed.discard(number)
+        self._untold.discard(number)
         self._forgotten.add(number)
 
     # ------------------------------------------------------------------------------- looking
@@ -183,8 +189,8 @@ class Others:
     # ------------------------------------------------------------------------------- telling
 
     def fold(self, beside: Sequence[Evidence], now_ms: int) -> list[OtherAgent]:
-        """Derive all states anew (``beside``: what is known of the box); returns those that changed."""
-        told = []
+        """Derive all states anew (``beside``: what is known of the box); returns those that changed since
+        what was last :meth:`told`."""
         for agent in list(self._all.values()):
             verdict = fold([*agent.evidence, *beside], now_ms)
             self._verdicts[agent.number] = verdict
@@ -193,8 +199,8 @@ class Others:
                 new = structs.replace(agent, state=now[0], reason=now[1], changed_ms=now_ms)
                 self._all[agent.number] = new
                 self._changed.add(agent.number)
-                told.append(new)
-        return told
+                self._untold.add(agent.number)
+        return [self._all[n] for n in sorted(self._untold) if n in self._all]
 
     def is_over(self, agent: OtherAgent) -> bool:
         """Whether it has ended, as far as has been seen."""
@@ -227,9 +233,17 @@ class Others:
         self._changed -= {a.number for a in aside.agents if self._all.get(a.number) == a}
         self._forgotten -= set(aside.forgotten)
 
+    def told(self, agents: Sequence[OtherAgent]) -> None:
+        """The world knows of these states."""
+        self._untold -= {a.number for a in agents if self._state_of(a.number) == (a.state, a.reason)}
+
+    def _state_of(self, number: int) -> tuple[str, str]:
+        agent = self._all.get(number)
+        return (agent.state, agent.reason) if agent is not None else ("", "")
+
     def views(self, name: str, kind: str) -> list[AgentView]:
         """As people see them, by number."""
-        return [self._view(a, name, kind) for a in sorted(self._all.values(), key=lambda a: a.number)]
+        return [self._view(a, name, kind) for a in self.all()]
 
     def _view(self, a: OtherAgent, name: str, kind: str) -> AgentView:
         verdict = self._verdicts.get(a.number) or Verdict(state=RunState.UNKNOWN)

@@ -19,7 +19,8 @@ from thopter.kit.channel import ExecStream
 from thopter.model.api import DiffResult, PullInfo, TranscriptPage
 from thopter.model.api.changes import ChangeList, FileDiff
 from thopter.model.errors import NotFound, ProviderError, Refused
-from thopter.model.nouns import Run
+from thopter.model.nouns import Box, Run
+from thopter.model.others import numbered
 
 
 class Works:
@@ -34,12 +35,29 @@ class Works:
         self._hands = hands
 
     async def transcript(self, name: str, after: int, limit: int, last: int) -> TranscriptPage:
-        """A page of the conversation."""
+        """A page of the conversation; of ``NAME.2`` what that agent said in the session it is in."""
+        name, number = numbered(name)
         box = await self._deps.store.boxes.find(name)
         run = await self._crew.run_of(box.id)
+        session = await self._session(box, number) if number else ""
         if run is None:
             return TranscriptPage(entries=[], next=0, total=0)
-        return await self._deps.store.entries.page(run.id, after, limit, last)
+        if session == run.session:
+            session = ""  # it goes on with the run's own conversation
+        return await self._deps.store.entries.page(run.id, after, limit, last, session)
+
+    async def _session(self, box: Box, number: int) -> str:
+        """The session of a further agent of the box; NotFound."""
+        live = self._crew.live.get(box.id)
+        known = live.others.all() if live is not None else await self._deps.store.others.of_box(box.id)
+        found = next((a for a in known if a.number == number and a.session), None)
+        if found is None:
+            names = ", ".join(f"{box.name}.{a.number}" for a in known) or "none"
+            raise NotFound(
+                f"there is no agent {box.name}.{number}",
+                hint=f"further agents in the box of {box.name}: {names}",
+            )
+        return found.session
 
     async def screen(self, name: str) -> str:
         """The agent's pane as plain text."""

@@ -9,6 +9,13 @@ from thopter.model.evidence import Evidence
 NUMBER_FIRST = 2  # the run's own agent is the first
 
 
+def numbered(name: str) -> tuple[str, int]:
+    """``("bee", 3)`` for ``bee.3``; ``(name, 0)`` for what names a thopter (its names hold no dot)."""
+    stem, dot, number = name.rpartition(".")
+    good = dot and number.isascii() and number.isdigit() and len(number) < 10 and int(number) >= NUMBER_FIRST
+    return (stem, int(number)) if good else (name, 0)
+
+
 class OtherAgent(Struct, frozen=True, kw_only=True):
     """As recorded. ``number`` names it for as long as its box is there (``NAME.2``) and is given once.
 
