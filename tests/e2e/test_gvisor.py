@@ -50,7 +50,7 @@ def house() -> Iterator[Lab]:
 
 @pytest.mark.battery("S1")
 def test_claude_code_works_on_a_strangers_text_in_gvisor_and_a_killed_hub_finds_it(house: Lab) -> None:
-    off = {"THOPTER_LOCAL_RUNSC": "off"}
+    off = {"THOPTER_LOCAL_RUNSC": "off", "THOPTER_LOCAL_VM_KERNEL": "/nonexistent"}  # nothing stronger either
     for how, who in (
         (("--trust", "outsider"), "policy strangers"),
         (("--isolation", "gvisor"), "this request"),
