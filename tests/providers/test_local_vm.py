@@ -253,9 +253,8 @@ def test_machines_of_one_saved_state_draw_other_numbers_and_one_that_dies_leaves
 
 
 def test_a_frozen_machine_stands_still_and_goes_on_where_it_was(machines: Lab, one: BoxHandle) -> None:
-    machines.sh(
-        one.key, "(i=0; while :; do i=$((i+1)); echo $i > /run/count; sleep 0.05; done) >/dev/null 2>&1 &"
-    )
+    counting = "i=0; while :; do i=$((i+1)); echo $i > /run/new; mv /run/new /run/count; sleep 0.1; done"
+    machines.sh(one.key, f"({counting}) >/dev/null 2>&1 & echo $! > /run/counter; sleep 1")
     machines.run(machines.provider.freeze(one.key))
     assert machines.run(machines.provider.get(one.key)).state is BoxState.FROZEN
 
@@ -267,7 +266,8 @@ def test_a_frozen_machine_stands_still_and_goes_on_where_it_was(machines: Lab, o
     assert used() == before
     machines.run(machines.provider.thaw(one.key))
     first = int(machines.sh(one.key, "cat /run/count"))
-    later = machines.sh(one.key, "for i in 1 2 3 4 5 6 7 8 9; do sleep 0.3; done; cat /run/count; date +%s")
+    wait = 'until [ "$(cat /run/count)" -gt $n ]; do sleep 0.1; done'
+    later = machines.sh(one.key, f"n={first}; {wait}; kill $(cat /run/counter); cat /run/count; date +%s")
     count, now = later.split()
     assert int(count) > first and abs(int(now) - time.time()) < 5
 
