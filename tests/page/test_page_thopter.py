@@ -35,7 +35,7 @@ def _change(hub: Lab) -> None:
         "--",
         "sh",
         "-c",
-        "printf 'x' > \"$(printf 'odd\\n<img src=x>')\"; head -c 99 /dev/urandom > bin.dat",
+        "printf 'x' > \"$(printf 'odd\\n<img src=x>')\"; head -c 99 /dev/zero > bin.dat",
     )
     hub.run("exec", "lark", "--", "sh", "-c", "seq 1 5000 > long.txt")
 
