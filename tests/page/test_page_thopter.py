@@ -67,7 +67,7 @@ def test_changes_are_shown_and_comments_on_them_reach_the_agent(seen: Visit, hub
         readme.locator("summary").click()
     expect(readme.get_by_text("two <b>words</b>").first).to_be_visible()
     expect(page.get_by_text("odd⏎<img src=x>").first).to_be_visible()
-    expect(page.locator("details.file", has_text="bin.dat").get_by_text("binary")).to_be_visible()
+    expect(page.locator("details.file", has_text="bin.dat").get_by_text("binary", exact=True)).to_be_visible()
     readme.get_by_role("button", name="Comment on line 2").first.click()
     readme.get_by_label("Comment", exact=True).fill("Say <three> words here.")
     readme.get_by_role("button", name="Keep comment").click()
