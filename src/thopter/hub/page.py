@@ -44,7 +44,7 @@ PAGE_HEADERS: Headers = [
     (b"cross-origin-opener-policy", b"same-origin"),
     (
         b"permissions-policy",
-        b"camera=(), microphone=(), geolocation=(), payment=(), usb=(), serial=(), bluetooth=(), hid=(), "
+        b"camera=(), microphone=(), geolocation=(), payment=(), usb=(), serial=(), hid=(), "
         b"midi=(), display-capture=(), accelerometer=(), gyroscope=(), magnetometer=()",
     ),
 ]

@@ -27,6 +27,7 @@ _NEXT = (
     "tail flag -n 50                        its conversation",
     'tell flag "also update the README"     say something to it',
     "attach flag                            its own screen (C-b d leaves)",
+    "dashboard --open                       all of them on a page (--qr for a phone)",
     "destroy fix flag docs                  the end",
 )
 
