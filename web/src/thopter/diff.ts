@@ -10,7 +10,15 @@ export interface Hunk {
   head: string;
   lines: DiffLine[];
 }
-export interface FileDiff {
+/** What somebody said about a line, and the line. */
+export interface Comment {
+  path: string;
+  number: number;
+  gone: boolean; // of the old file
+  line: string;
+  words: string;
+}
+export interface ChangedFile {
   path: string;
   was: string; // the old path where it is another one
   what: "added" | "deleted" | "renamed" | "changed" | "binary";
@@ -22,9 +30,9 @@ export interface FileDiff {
 const HUNK = /^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@(.*)$/;
 
 /** All files of the diff, in its order. What can't be read is left out. */
-export function parse(diff: string): FileDiff[] {
-  const files: FileDiff[] = [];
-  let file: FileDiff | null = null;
+export function parse(diff: string): ChangedFile[] {
+  const files: ChangedFile[] = [];
+  let file: ChangedFile | null = null;
   let hunk: Hunk | null = null;
   let left = [0, 0]; // lines of the old and the new file that this hunk still has
   let at = [0, 0];
