@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -95,6 +97,28 @@ def test_forking_survives_kill_9_of_the_hub(house: Lab, step: str) -> None:
     assert house.json("snapshot", "list")["snapshots"] == []
     assert [v["name"] for v in house.json("status")] == ["cat", "kitten"]
     house.run("destroy", "--yes", "kitten")
+    assert house.leaks() == []
+
+
+def test_a_fork_that_can_not_be_removed_does_not_take_the_others_with_it(house: Lab) -> None:
+    # A branch below a fork's own leaves no room for that one: git refuses it, and it is undone.
+    house.run("exec", "cat", "--", "git", "branch", "thopter/lamb-2/old")
+    house.dies_at("flow.repository2.before", "fork", "cat", "-n", "3", "--name", "lamb")
+    with sqlite3.connect(house.paths.state / "hub.db") as db:
+        (ident,) = db.execute("SELECT id FROM boxes WHERE name = 'lamb-2'").fetchone()
+    folder = house.paths.state / "boxes" / ident
+    if subprocess.run(["chattr", "+i", folder], check=False, capture_output=True).returncode:
+        pytest.skip("no file can be made immutable here")
+    try:
+        house.run("hub", "start")
+        house.until("it is told", lambda: "could not be removed" in house.view("lamb-2").get("problem", ""))
+        for name in ("lamb-1", "lamb-3"):
+            _whole(house, name)
+    finally:
+        subprocess.run(["chattr", "-i", folder], check=True)
+    house.run("destroy", "--yes", "lamb-1", "lamb-2", "lamb-3")
+    house.run("exec", "cat", "--", "git", "branch", "-D", "thopter/lamb-2/old")
+    assert [v["name"] for v in house.json("status")] == ["cat"]
     assert house.leaks() == []
 
 

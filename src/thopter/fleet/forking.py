@@ -172,7 +172,7 @@ class Forker:
             raise
         except ThopterError as e:
             why = e.message
-            await step("undo", lambda: self._undo(one, why))
+            why += await step("undo", lambda: self._clear(one, why))
             return {"name": one.name, "ok": False, "state": "failed", "problem": why}
         return {"name": one.name, "ok": True, "state": "starting", "problem": started["problem"]}
 
@@ -192,6 +192,26 @@ class Forker:
         await self.deps.gateways.detach(one.box)
         await self.deps.providers[box.provider].destroy(one.box)
         await self.deps.crew.retire(one.box, RunState.FAILED, why)
+
+    async def _clear(self, one: Fork, why: str) -> str:
+        """Undo one. What can't be removed stays on record as lost, for 'thopter destroy': the other forks
+        stand all the same. Returns what is to be said of that."""
+        try:
+            await self._undo(one, why)
+        except (ThopterError, OSError) as e:
+            left = f"; what there is of it could not be removed: {e}"
+            box, now = await self.deps.store.boxes.get(one.box), self.deps.clock.now_ms()
+            run = await self.deps.store.runs.get(one.run)
+            lost = structs.replace(box, state=BoxState.LOST, changed_ms=now, problem=why + left)
+            await self.deps.store.boxes.update(
+                lost,
+                Event(kind="box.state", at_ms=now, box=box.id, data={"name": box.name, "state": lost.state}),
+            )
+            await self.deps.store.runs.update(
+                structs.replace(run, state=RunState.FAILED, reason=None, changed_ms=now, problem=why + left)
+            )
+            return left
+        return ""
 
     async def _snapshot(self, args: ForkArgs) -> int:
         if args.live:
