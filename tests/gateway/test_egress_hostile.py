@@ -207,8 +207,10 @@ async def test_what_could_be_read_in_two_ways_goes_nowhere(place: Home, wire: by
         again = b"GET http://" + own + b"/smuggled HTTP/1.1\r\nhost: " + own + b"\r\n\r\n"
         writer.write(wire.replace(b"@", own) + again)
         writer.write_eof()
-        async with asyncio.timeout(60):
-            answer = await reader.read()
+        answer = b""
+        with contextlib.suppress(ConnectionError):  # what it did not read makes the end a reset
+            async with asyncio.timeout(60):
+                answer = await reader.read()
         writer.close()
         assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5")) or answer == b""
         assert answer.count(b"HTTP/1.1 ") <= 1
