@@ -12,6 +12,7 @@ from typing import Any
 
 from e2e_lab import Lab
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect
+from xss_zoo import zoo
 
 from thopter.testing.scripted_model import Scenario, Script, Tool, Turn
 
@@ -38,6 +39,7 @@ SCENARIO = Scenario(
         ),
         Script(name="long", match="long work", turns=(_STEP,) * 400),
         Script(name="hostile", match="hostile", turns=(Turn(say=HOSTILE),)),
+        Script(name="zoo", match="show the zoo", turns=(Turn(say="\n\n".join(zoo())),)),
         Script(name="echo", match=r"repeat (?P<word>\w+)", turns=(Turn(say="It is ${word}."),)),
     ),
     default=(Turn(say="All done here."),),

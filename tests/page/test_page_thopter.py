@@ -9,6 +9,7 @@ import pytest
 from e2e_lab import Lab
 from page_lab import HOSTILE, PATIENCE_MS, Visit, accessible, fits, visit
 from playwright.sync_api import Browser, expect
+from xss_zoo import NAMES, zoo
 
 pytestmark = [
     pytest.mark.claude,
@@ -107,3 +108,37 @@ def test_every_tab_fits_a_phone(hub: Lab, browser: Browser, tab: str) -> None:
         one.page.wait_for_timeout(300)
         fits(one.page, tab)
         accessible(one.page, tab)
+
+
+@pytest.mark.battery("X4")
+def test_nothing_of_a_zoo_of_hostile_words_runs_or_asks_a_stranger(hub: Lab, browser: Browser) -> None:
+    animals = zoo()
+    assert len(animals) >= 200
+    script = "import sys; [open(n, 'w').write(n) for n in sys.argv[1:]]"
+    with visit(browser, hub) as one:
+        page = one.log_in()
+        hub.run("exec", "lark", "--", "python3", "-c", script, *NAMES)
+        hub.run("note", "lark", animals[0])
+        hub.run("tell", "--no-tail", "lark", "show the zoo " + " ".join(animals[:20]).replace("\0", ""))
+        hub.rest("lark")
+        one.go("/t/lark")
+        log = page.get_by_role("log", name="Conversation")
+        expect(log.get_by_text("toString", exact=True).first).to_be_visible(timeout=PATIENCE_MS)
+        for tab in ("", "/changes", "/facts", "/net", "/log", "/saved", "/screen"):
+            one.go(f"/t/lark{tab}")
+            expect(page.get_by_role("navigation", name="Of lark")).to_be_visible(timeout=PATIENCE_MS)
+            page.wait_for_timeout(400)
+            for each in page.locator("details:not([open]) > summary").all():
+                each.click()
+            for link in page.locator("#main a[href]").all():
+                href = str(link.get_attribute("href"))
+                assert re.match(r"/(?!/)|https?://canary\.invalid/", href), href
+            assert (
+                page.locator("#main")
+                .locator("script, iframe, object, embed, img, base, form[action]")
+                .count()
+                == 0
+            )
+        one.go("/")
+        expect(one.row("lark")).to_be_visible(timeout=PATIENCE_MS)
+        assert page.evaluate("'owned' in window") is False and page.title() != "owned"
