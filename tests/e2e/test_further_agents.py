@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -87,13 +88,15 @@ def _a_persons(house: Lab, name: str) -> None:
     words = f"{CLAUDE} --permission-mode default -- script:ask; exec sleep 600"
     argv = ["tmux", "-S", "/run/thopter/tmux.sock", "new-window", "-d", "-t", "agent", "bash", "-lc", words]
     house.run("exec", name, "--", *argv)
-    house.run("keepalive", name, "--idle-timeout", "0.03", "--on-idle", "freeze")  # not two seconds
     asks = _sure(house, name, "waiting", "permission")
+    house.run("keepalive", name, "--idle-timeout", "0.03", "--on-idle", "freeze")  # not two seconds
+    from_now = time.monotonic()
     assert (asks["name"], asks["by"], asks["headless"]) == (f"{name}.3", "person", False)
     house.until("where it is", lambda: _other(house, name)["pane"] == "agent:1.0")
     assert f"{name}.3 asks for permission" in house.run("status").stdout
     (asked,) = house.json("approvals", name)
     assert asked["agent"] == f"{name}.3" and asked["input"]["command"] == "touch /work/asked"
+    house.until("it was idle for longer than allowed", lambda: time.monotonic() - from_now > 5)
     view = house.view(name)
     assert (view["state"], view["reason"], view["box_state"]) == ("waiting", "turn_end", "ready")
     house.run("approve", name)
