@@ -44,20 +44,32 @@ def kill_tree(pid: int, start: int, seconds: float = 10.0) -> None:
     itself goes last, so that what loses its parent stays below it (it must be a subreaper for that).
     Gone already = success; TimeoutError."""
     deadline = time.monotonic() + seconds
+    doomed: set[int] = set()  # what was told to die makes no new ones any more
+    quiet = 0
     while alive(pid, start):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)  # so that it makes no new ones
         below = [p for p in tree(pid)[1:] if stat_state(p) not in ("Z", "X", "")]
-        if not below:
+        quiet = quiet + 1 if doomed.issuperset(below) else 0
+        # Not waited for until they are gone: the first of a pid namespace can't go while its parent,
+        # which stands still, has not taken note of others that were in there.
+        if not below or quiet > 1:
             kill(pid, start, max(0.1, deadline - time.monotonic()))
-            return
+            break
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for one in below:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(one, number)
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"processes below {pid} do not end: {below[:5]}")
-        time.sleep(0.002)
+        doomed.update(below)
+        _look_again(deadline, pid, below)
+    while left := [p for p in doomed if stat_state(p) not in ("Z", "X", "")]:
+        _look_again(deadline, pid, left)
+
+
+def _look_again(deadline: float, pid: int, left: list[int]) -> None:
+    if time.monotonic() > deadline:
+        raise TimeoutError(f"processes below {pid} do not end: {left[:5]}")
+    time.sleep(0.002)
 
 
 def stat_state(pid: int) -> str:
