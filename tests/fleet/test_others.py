@@ -12,18 +12,21 @@ import pytest
 from msgspec import structs
 
 from thopter.agents.claude import ClaudeAgent
-from thopter.fleet import sessions
+from thopter.fleet import pumps, sessions
 from thopter.fleet.deps import Deps
 from thopter.fleet.lease import busiest, is_idle, may_rest
 from thopter.fleet.live import LiveBox
 from thopter.fleet.others import KEPT, Others
 from thopter.fleet.truth import fold
+from thopter.kit.boxprograms import programs
+from thopter.kit.channel import BoxLink
 from thopter.model.api.others import AgentView
 from thopter.model.evidence import Evidence, Fact, Source, Verdict
 from thopter.model.ids import BoxId, RunId
 from thopter.model.nouns import Box, BoxState, Run, RunState, WaitReason
 from thopter.model.others import numbered
 from thopter.model.reading import Program, Reading
+from thopter.model.sockets import LaunchContext
 from thopter.store.store import Store
 
 SAMPLES = Path(__file__).parent.parent / "agents" / "samples"
@@ -216,6 +219,65 @@ def test_a_thousand_sessions_of_a_hostile_box_are_bounded_and_harmless() -> None
     assert len(aside.agents) == KEPT and len(aside.forgotten) == 1001 - KEPT
     for pid in (0, -3, True, 2**40, "7", None, 1.5):
         assert sessions.spoken({"pid": pid, "started": "x"}, Reading()).program is None
+
+
+def test_a_box_tells_of_programs_that_were_asked_after_and_of_each_once() -> None:
+    good = {"pid": OTHER, "started": 7}
+    nonsense: list[Any] = [
+        None, [], "x", {}, {"pid": [OTHER], "started": 7}, {"pid": {}, "started": 7}, {"pid": OTHER},
+        {"pid": True, "started": 7}, {"pid": OTHER, "started": [7]}, {"pid": OTHER, "started": 2**70},
+        {"pid": 9, "started": 7},
+    ]  # fmt: skip
+
+    class Link:
+        async def call(self, _op: str, pids: list[int]) -> dict[str, Any]:
+            assert pids == [OTHER]
+            return {
+                "programs": [*nonsense, *[good] * 1000],
+                "runs": {"r": OWN, "s": [], "t": True, "u": 2**70},
+            }
+
+    found = asyncio.run(programs(cast(BoxLink, Link()), [OTHER]))
+    assert found == ([good], {"r": OWN})
+
+
+def test_a_box_that_clears_its_conversation_for_ever_fills_no_memory() -> None:
+    house = House()
+    for n in range(1100):
+        house.live.follow_session(f"s{n}")
+    assert len(house.live.lineage) == 1000 and house.live.was_own("s7") and house.live.session == "s1099"
+
+
+def test_status_files_that_are_gone_leave_nothing_behind() -> None:
+    polls = 0
+    enough = asyncio.Event()
+
+    class Link:
+        async def read_files(self, _root: str, _glob: str, _most: int) -> list[dict[str, Any]]:
+            nonlocal polls
+            polls += 1
+            if polls == 5:
+                enough.set()
+            return [{"file": f"{polls}.json", "content": "{" * 1000}]
+
+    async def go() -> list[str]:
+        async def sleep(_seconds: float) -> None:
+            await asyncio.sleep(0)
+
+        house = House()
+        clock = SimpleNamespace(now_ms=lambda: house.now, sleep=sleep)
+        house.live.deps = cast(Deps, SimpleNamespace(clock=clock))
+        house.live.run = None  # nothing is stored then
+        ctx = cast(LaunchContext, SimpleNamespace(home="/root"))
+        watch = pumps._status(house.live, cast(BoxLink, Link()), ctx)
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            task = group.create_task(watch)
+            await enough.wait()
+            kept = list(watch.cr_frame.f_locals["last"])
+            task.cancel()
+        return kept
+
+    assert len(asyncio.run(go())) <= 1
 
 
 def test_what_was_recorded_is_the_same_for_the_next_hub_and_none_is_doubled(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from msgspec import structs
 from thopter.agents.claude.agent import ClaudeAgent
 from thopter.fleet.launch import FlyArgs
 from thopter.fleet.warm import SPOKEN_MAX, recipe, speakable
-from thopter.kit.settings import Settings
+from thopter.kit.settings import Settings, Value
 from thopter.model.ids import BoxId
 from thopter.model.nouns import Box, BoxState, Limits
 
@@ -27,7 +27,10 @@ BOX = Box(
 
 def made_of(args: FlyArgs = ARGS, box: Box = BOX, **deps: Any) -> str:
     """The recipe by a hub of this kind."""
-    hub = {"agents": {"claude": ClaudeAgent()}, "identity": ("Tess", "tess@example.invalid"), "owner": "Tess"}
+    hub = {
+        "agents": {"claude": ClaudeAgent()}, "identity": ("Tess", "tess@example.invalid"), "owner": "Tess",
+        "settings": Settings({}),
+    }  # fmt: skip
     return recipe(types.SimpleNamespace(**(hub | deps)), box, args)  # type: ignore[arg-type]
 
 
@@ -72,6 +75,14 @@ def test_a_box_without_the_placeholder_of_a_secret_it_may_use_is_another_box() -
     each = [with_env(e) for e in ({}, bound, bound | {"B": "thopter-secret-b"}, {"TRACKER": "else"})]
     assert len(set(each)) == 4
     assert with_env(dict(reversed((bound | {"B": "thopter-secret-b"}).items()))) == each[2], "in any order"
+
+
+def test_a_box_of_another_isolation_setting_is_another_box() -> None:
+    def by(value: str) -> str:
+        return made_of(settings=Settings({"local.isolation": Value(value, "test")}))
+
+    assert by("auto") == made_of()
+    assert len({by("auto"), by("gvisor"), by("vm")}) == 3, "one from before the hub was told is never taken"
 
 
 def test_who_commits_counts() -> None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from msgspec import structs
 
+from thopter.fleet.awake import Waker
+from thopter.fleet.forking import Fork, Forker
 from thopter.fleet.ports import Chosen
+from thopter.fleet.rewinding import Rewinder
 from thopter.fleet.walls import cannot, capped, hold, raised
 from thopter.model.errors import Refused
 from thopter.model.ids import BoxId
 from thopter.model.nouns import Box, BoxState, Isolation, Limits
-from thopter.model.sockets import Caps
+from thopter.model.sockets import BoxHandle, BoxSpec, Caps
 from thopter.model.tiers import TIERS, stronger, weaker
 
 MIB = 1 << 20
@@ -97,3 +105,58 @@ def test_a_box_that_came_out_weaker_than_was_chosen_must_go_again() -> None:
         else:
             with pytest.raises(Refused, match="came out as"):
                 hold(kept, isolation)
+
+
+class _Weak:
+    """Somebody's provider that takes no notice of how strong a box is to be."""
+
+    name = "weak"
+
+    async def ensure(self, spec: BoxSpec) -> BoxHandle:
+        return BoxHandle(key=spec.key, state=BoxState.READY, isolation=Isolation.CONTAINER)
+
+    revive = ensure
+
+    async def reclaim(self, key: str) -> int:
+        raise AssertionError(key)
+
+    async def stop(self, key: str) -> None:
+        raise AssertionError(key)
+
+    async def get(self, key: str) -> BoxHandle:
+        return await self.ensure(BoxSpec(key=key, name=key))
+
+
+def _weak_deps(box: Box) -> Any:
+    async def of_box(_key: str) -> Box:
+        return box
+
+    async def intent(_key: str) -> Any:
+        return SimpleNamespace(request={"token": "t"})
+
+    async def release(_key: str) -> None:
+        return
+
+    return SimpleNamespace(
+        store=SimpleNamespace(boxes=SimpleNamespace(get=of_box), intents=SimpleNamespace(get=intent)),
+        providers={"weak": _Weak()}, owner="Tess", crew=SimpleNamespace(release=release),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["fork", "rewind", "revive", "look"])
+def test_a_fork_and_a_box_brought_back_are_held_to_the_policy_like_a_new_one(way: str) -> None:
+    box = Box(
+        id=BoxId("box_1"), name="a", provider="weak", state=BoxState.STOPPED, created_ms=1, changed_ms=1,
+        memory={"policy": dict(_chosen("gvisor"))},
+    )  # fmt: skip
+    self: Any = SimpleNamespace(deps=_weak_deps(box))
+    args: Any = SimpleNamespace(box=box.id, name=box.name)
+    one = Fork(box=box.id, run="run_1", name="a", session="s", token="t")
+    calls: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
+        "fork": lambda: Forker._box(self, args, one),
+        "rewind": lambda: Rewinder._make(self, args, "snap_1"),
+        "revive": lambda: Waker._revive(self, args),
+        "look": lambda: Waker._look(self, args),
+    }
+    with pytest.raises(Refused, match="asks for isolation 'gvisor', and it came out as container"):
+        asyncio.run(calls[way]())

@@ -156,6 +156,7 @@ def test_nonsense_from_a_machine_ends_its_pipe_or_is_harmless(content: bytes) ->
         [(b"O", 1, (80).to_bytes(4, "big")), (b"C", 1, (1).to_bytes(4, "big"))],
         [(b"O", 1, (80).to_bytes(4, "big")), *[(b"D", 1, bytes(vm_mux.CHUNK))] * 9],
         [(b"O", 1, (80).to_bytes(4, "big")), (b"E", 1, b""), (b"D", 1, b"more")],
+        [(b"O", 1, (80).to_bytes(4, "big")), (b"D", 1, bytes(vm_mux.CHUNK + 1))],
         [(b"X", 1, b"")],
     ],
 )
@@ -172,6 +173,37 @@ def test_a_machine_that_breaks_the_rules_is_given_up(frames: list[tuple[bytes, i
             for _ in range(1000):
                 mux.turn(0.01)
         thread.join(_PATIENCE)
+
+
+@pytest.mark.battery("S24")
+def test_no_more_than_so_many_streams_are_open_from_either_side() -> None:
+    ours, its = socket.socketpair()
+    kept = socket.socketpair()
+    opened: list[int] = []
+
+    def opener(door: int) -> socket.socket:
+        opened.append(door)
+        return kept[0].dup()
+
+    with ours, its, kept[0], kept[1]:
+        mux = Mux(ours.fileno(), 2, opener, lambda note: None)
+        its.sendall(
+            b"".join(
+                b"O" + (1 + 2 * n).to_bytes(4, "big") + b"\0\4" + bytes(4) for n in range(vm_mux.MOST + 5)
+            )
+        )
+        for _ in range(20):
+            mux.turn(0)
+        assert len(opened) == vm_mux.MOST
+        assert its.recv(1 << 16) == b"".join(
+            b"R" + (1 + 2 * n).to_bytes(4, "big") + b"\0\0" for n in range(vm_mux.MOST, vm_mux.MOST + 5)
+        )
+        for _ in range(vm_mux.MOST + 5):
+            mux.attach(kept[0].dup(), vm_mux.BOXD)
+        mux.turn(0)
+        assert its.recv(1 << 16).count(b"O") == vm_mux.MOST
+        for stream in list(mux._streams.values()):
+            stream.sock.close()
 
 
 @pytest.mark.battery("S24")

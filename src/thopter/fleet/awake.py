@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec import Struct, structs
 
+from thopter.fleet import walls
 from thopter.fleet.deps import Deps
 from thopter.fleet.facts import facts_of
 from thopter.fleet.launch import box_spec
@@ -123,6 +124,7 @@ class Waker:
                 f"nothing is left of the box of {args.name}",
                 hint=f"'thopter checkpoints {args.name}' may show one to go back to; else 'thopter destroy'",
             ) from None
+        walls.hold(box, handle.isolation)
         return str(handle.state)
 
     async def _thaw(self, args: WakeArgs) -> None:
@@ -142,6 +144,7 @@ class Waker:
             raise Refused(f"how {args.name} was started is not on record")
         await self.deps.crew.release(args.box)
         handle = await stopper(self.deps, box).revive(box_spec(box, facts.token, self.deps.owner))
+        walls.hold(box, handle.isolation)
         await record_state(self.deps, box, BoxState.READY, handle)
         live = await self.deps.crew.adopt(args.box)
         await live.link(30.0)

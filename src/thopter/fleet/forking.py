@@ -13,6 +13,7 @@ from typing import Any
 
 from msgspec import Struct, field, structs
 
+from thopter.fleet import walls
 from thopter.fleet.accept import Ids
 from thopter.fleet.branch import own_branch
 from thopter.fleet.deps import Deps
@@ -226,6 +227,7 @@ class Forker:
         box = await self.deps.store.boxes.get(one.box)
         provider = self.deps.providers[box.provider]
         handle = await provider.ensure(box_spec(box, one.token, self.deps.owner))
+        walls.hold(box, handle.isolation)
         now = self.deps.clock.now_ms()
         made = structs.replace(
             box, state=BoxState.READY, isolation=handle.isolation, changed_ms=now,

@@ -29,6 +29,7 @@ from thopter.model.sockets import Agent, LaunchContext, Reading
 log = logging.getLogger(__name__)
 
 FOLD_EVERY_S = 5.0  # silence is evidence too: time alone can turn `working` into `unknown`
+_SESSIONS = 1000  # that one run is remembered to have been in: a hostile box names as many as it likes
 _BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -167,13 +168,14 @@ class LiveBox:
     def follow_session(self, session: str) -> None:
         """The agent's program went over to another session; recorded with the next batch."""
         if self.run is not None:
-            self.lineage |= {self.session}
+            if len(self.lineage) < _SESSIONS:
+                self.lineage |= {self.session}
             self._followed = (self.run.id, self.run.session, session)
             self.others.taken(session)
 
     def was_own(self, session: str) -> bool:
         """Whether the run's conversation is, was, or began in that session."""
-        return session in (self.session, self.run.session if self.run else "", *self.lineage)
+        return session in (self.session, self.run.session if self.run else "") or session in self.lineage
 
     async def keep_session(self) -> None:
         """Record the session that the agent went over to, so that it is resumed in that one."""

@@ -197,6 +197,7 @@ async def _status(live: LiveBox, link: BoxLink, ctx: LaunchContext) -> None:
             files = []
         now = live.now_ms()
         others: list[tuple[Reading, bool]] = []
+        shown: dict[str, str] = {}
         for f in files:
             name, content = str(f.get("file", "")), str(f.get("content", ""))
             reading = live.agent.read_status(name, content.encode(errors="surrogateescape"), now)
@@ -207,7 +208,8 @@ async def _status(live: LiveBox, link: BoxLink, ctx: LaunchContext) -> None:
                 live.learn([admit(e, live.offset_ms) for e in reading.evidence])
             else:
                 await take(live, [reading], {})
-            last[name] = content
+            shown[name] = content
+        last = shown  # of files that are gone nothing is kept: a box may make new ones for ever
         await _look_at_others(live, link, others)
         await live.refold()
         if _active(live):  # a box that is being made, too
@@ -231,8 +233,8 @@ async def _look_at_others(live: LiveBox, link: BoxLink, shown: list[tuple[Readin
         return
     now = live.now_ms()
     for program in there:
-        reading, again = named.get(program.get("pid", 0), (Reading(), False))
-        if reading.program is None or program.get("started") != reading.program.started:
+        reading, again = named.get(program["pid"], (Reading(), False))
+        if reading.program is None or program["started"] != reading.program.started:
             continue
         evidence = [admit(e, live.offset_ms) for e in reading.evidence]
         known = live.others.find(reading.session, reading.program)

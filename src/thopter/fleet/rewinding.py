@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import Struct, structs
 
+from thopter.fleet import walls
 from thopter.fleet.accept import Ids
 from thopter.fleet.deps import Deps
 from thopter.fleet.facts import facts_of, how_to_wake
@@ -151,6 +152,7 @@ class Rewinder:
         facts = await facts_of(self.deps, box)
         assert facts is not None  # it was started from a recorded intent
         handle = await self.deps.providers[box.provider].ensure(box_spec(box, facts.token, self.deps.owner))
+        walls.hold(box, handle.isolation)
         return structs.replace(
             box, state=BoxState.READY, problem="", isolation=handle.isolation,
             changed_ms=self.deps.clock.now_ms(), memory={**box.memory, "provider": dict(handle.memory)},

@@ -29,7 +29,9 @@ def recipe(deps: Deps, box: Box, args: FlyArgs) -> str:
     part = msgspec.to_builtins(deps.agents[args.agent].golden_part(args.settings))
     # Never a box that may reach something else, or lacks the placeholder of a secret that it may use.
     policy = {k: chosen(box).get(k) for k in ("name", "ca", "isolation", "env")}
-    whole: list[Any] = [asked, made, part, list(deps.identity), deps.owner, policy]
+    # Nor one that another setting made weaker, before the hub was started anew with this one.
+    place = deps.settings.section(box.provider)
+    whole: list[Any] = [asked, made, part, list(deps.identity), deps.owner, policy, place]
     return hashlib.sha256(msgspec.json.encode(whole, order="sorted")).hexdigest()[:32]
 
 

@@ -77,9 +77,7 @@ class Living(Core):
             if there is None or not there.complete:
                 async with self._lock(key):
                     record = await finish(self._require, key)
-                    must_be_ours(record.isolation, "forked with its processes")
-                    if record.isolation is Isolation.GVISOR:
-                        raise Unsupported(f"'fork --live' can't be had of box {key}: it is a gVisor box")
+                    _must_be_of_this_kernel(record)
                     if self._maker.state(record) is not BoxState.READY:
                         raise NotNow(f"box {key} does not run", hint="only running processes can be forked")
                     criu = await finish(_criu, self._maker)
@@ -92,10 +90,18 @@ class Living(Core):
         """See :class:`thopter.model.sockets.ForksLive`."""
         async with self._lock(check_key(key)):
             record = await finish(self._require, key)
+            _must_be_of_this_kernel(record)  # a fork is as strong as is asked for now, not as its original
             if record.snapshot != snap:
                 raise Conflict(f"box {key} was not made from {snap}")
             criu = await finish(_criu, self._maker)
             await finish(_start, self._maker, record, snap, criu)
+
+
+def _must_be_of_this_kernel(record: Record) -> None:
+    """Its processes are this machine's: else CRIU would reach what is around a stronger box, not into it."""
+    must_be_ours(record.isolation, "forked with its processes")
+    if record.isolation is Isolation.GVISOR:
+        raise Unsupported(f"'fork --live' can't be had of box {record.key}: it is a gVisor box")
 
 
 def _criu(maker: Maker) -> Criu:

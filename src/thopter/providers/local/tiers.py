@@ -143,14 +143,14 @@ class Tiering(Core):
         return next((w for w in self._ladder if w.isolation is record.isolation), None)
 
     async def _revived(self, old: Record, spec: BoxSpec) -> Record:
-        """Start a box again, never as a weaker kind than it was."""
+        """Start a box again, never as a weaker kind than it was, nor weaker than is asked for now."""
+        if weaker(old.isolation, self._least(spec)):
+            raise Unsupported(f"box {old.key} was made as {old.isolation}, weaker than is asked for now")
         if (way := self._way_of(old)) is not None:
             return await way.revive(old, spec)
         modes.must_be_ours(old.isolation, "started again")
         mode = await self._decided()
         modes.must_be_ours(mode.isolation, "started again")
-        if weaker(mode.isolation, self._least(spec)):
-            raise Unsupported(f"box {old.key} was made as {old.isolation}, weaker than is asked for now")
         return await self._bear(await finish(self._maker.prepare_again, old, spec, mode))
 
 
