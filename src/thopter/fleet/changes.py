@@ -75,9 +75,14 @@ def parsed(raw: bytes, whole: bool = True) -> Iterator[FileChange]:
 def _changed(name: bytes, status: str, added: bytes, removed: bytes) -> FileChange:
     return FileChange(
         id=base64.urlsafe_b64encode(name).rstrip(b"=").decode(), path=shown(name), status=status,
-        added=int(added) if added.isdigit() else 0, removed=int(removed) if removed.isdigit() else 0,
+        added=_count(added), removed=_count(removed),
         binary=added == b"-",
     )  # fmt: skip
+
+
+def _count(raw: bytes) -> int:
+    """Of lines; what is no count of a file's lines is none."""
+    return int(raw) if raw.isdigit() and len(raw) <= 12 else 0
 
 
 def shown(name: bytes) -> str:

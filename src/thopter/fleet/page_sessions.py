@@ -45,12 +45,14 @@ class PageSessions:
                 f"there are {MOST} sessions already", hint="end some: thopter dashboard --list, --revoke"
             )
 
-    async def end(self, ids: Sequence[str], why: str) -> list[str]:
-        """Forget these; durable. Returns those that were there."""
+    async def end(self, ids: Sequence[str] | None, why: str) -> list[str]:
+        """Forget these (None: all, whatever is begun meanwhile too); durable. Returns those that were
+        there."""
         now = self._clock.now_ms()
 
         def record(tx: Tx) -> list[str]:
-            gone = tx.page_sessions.delete(ids)
+            wanted = [row.id for row in tx.page_sessions.all()] if ids is None else ids
+            gone = tx.page_sessions.delete(wanted)
             tx.devices.delete_of(gone)
             data = [{"session": i, "why": why} for i in gone]
             tx.events.append([Event(kind="session.ended", at_ms=now, data=d) for d in data])

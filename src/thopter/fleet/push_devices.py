@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import re
 import zoneinfo
 
 import msgspec
 
 from thopter.fleet.approvals import shown
 from thopter.fleet.deps import Deps
+from thopter.kit.sanitize import clean
 from thopter.kit.webpush import PAYLOAD_MAX, check_keys
 from thopter.model.api.approvals import Approval
 from thopter.model.api.notes import Target
@@ -23,6 +25,8 @@ from thopter.store.push_devices import DeviceRow
 PREFIX = "page-"
 URGENT = frozenset({NoteKind.WAITING_PERMISSION, NoteKind.WAITING_QUESTION, NoteKind.FAILED, NoteKind.BUDGET})
 _MAY_APPROVE = ("operator", "admin")
+_GLANCE, _GLANCE_LINES = 240, 6  # what phones show of a note
+_GAP = re.compile(r"\s{5,}")  # pushes what follows out of sight
 
 
 class PushDevices:
@@ -54,11 +58,10 @@ class PushDevices:
         if req.quiet is not None:
             _zone(req.quiet.zone)
         await self._deps.postman.vet(req.endpoint)
-        of = {row.id: row for row in await self._deps.store.page_sessions.all()}
-        if session not in of:
+        found = next((r for r in await self._deps.store.page_sessions.all() if r.id == session), None)
+        row = self._row(found, req) if found is not None else None
+        if row is None or not await self._deps.store.devices.put(row):  # it may end while we look
             raise NotFound("this session is over", hint="log in again: thopter dashboard")
-        row = self._row(of[session], req)
-        await self._deps.store.devices.put(row)
         return row
 
     def _row(self, session: SessionRow, req: SubscribeRequest) -> DeviceRow:
@@ -124,21 +127,33 @@ def _zone(name: str) -> datetime.tzinfo:
 
 
 def payload(row: DeviceRow, note: Note, letter: Letter, asked: list[Approval]) -> bytes:
-    """What the service worker gets. Buttons only for one open thing that can be approved unseen, and only
-    for a session that may; they need no token: the worker calls with the session itself."""
+    """What the service worker (``web/src/sw.ts``) gets. Buttons only for one open thing that the note itself
+    says in full, and only for a session that may; they need no token: the worker calls with the session
+    itself."""
     told: dict[str, object] = {
         "id": note.id, "kind": note.kind.value, "name": note.name, "title": letter.title,
         "body": letter.body, "at_ms": note.created_ms, "urgent": note.kind in URGENT,
-        "url": f"/t/{note.name}" if note.box else "/",
-        "tag": f"{note.name} {note.kind.value}",
+        "path": f"/t/{note.name}" if note.box else "/",
     }  # fmt: skip
     found = [a for a in asked if a.run == note.run and a.state == "open" and a.whole and not a.questions]
-    if note.kind is NoteKind.WAITING_PERMISSION and len(found) == 1 and row.role in _MAY_APPROVE:
-        one = found[0]
-        told |= {"approval": one.id, "digest": one.digest, "tool": one.tool, "summary": one.summary[:500]}
+    words = in_full(found[0]) if len(found) == 1 else ""
+    if note.kind is NoteKind.WAITING_PERMISSION and words and row.role in _MAY_APPROVE:
+        told |= {"body": words, "approval": {"id": found[0].id, "digest": found[0].digest}}
     packed = msgspec.json.encode(told)
     if len(packed) > PAYLOAD_MAX:
-        packed = msgspec.json.encode(told | {"title": letter.title[:120], "body": letter.body[:300]})
+        packed = msgspec.json.encode(told | {"title": letter.title[:120], "body": str(told["body"])[:300]})
     if len(packed) > PAYLOAD_MAX:
-        packed = msgspec.json.encode(told | {"title": letter.title[:60], "body": "", "summary": ""})
+        told.pop("approval", None)
+        packed = msgspec.json.encode(told | {"title": letter.title[:60], "body": ""})
     return packed
+
+
+def in_full(one: Approval) -> str:
+    """All that it asks for, as a note can show it; "" when that is more than a glance takes in, or when some
+    of it can't be seen: then the page shows it. The letter's own words may be of what was asked before."""
+    if any(isinstance(value, list | dict) for value in one.input.values()):
+        return ""
+    said = [f"{name}: {value}" for name, value in one.input.items()]
+    words = "\n".join([f"{one.agent or one.name}: {one.tool}", *said])
+    short = len(words) <= _GLANCE and words.count("\n") <= _GLANCE_LINES
+    return words if short and clean(words) == words and not _GAP.search(words) else ""

@@ -15,6 +15,7 @@ from thopter.model.errors import ProviderError, Refused
 from thopter.model.nouns import Run
 
 DIFF_CAP = 4 << 20  # bytes of diff that are worth showing a person
+_COUNT = re.compile(r"[0-9]{1,12}")
 _HASH = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _OURS = "remote: thopter: "  # how the git gateway speaks to whoever pushes
 # Never ask, and never disturb the agent's own git.
@@ -79,7 +80,7 @@ async def summary(link: BoxLink, run: Run, base: str) -> tuple[str, int, int]:
     """HEAD, commits since ``base``, files that differ from HEAD."""
     out, _ = await in_box(link, run, _SUMMARY, base)
     head, *counts = out.decode(errors="replace").split()[:3] or [""]
-    if not _HASH.fullmatch(head) or len(counts) != 2 or not all(c.isdecimal() for c in counts):
+    if not _HASH.fullmatch(head) or len(counts) != 2 or not all(_COUNT.fullmatch(c) for c in counts):
         raise ProviderError("the box's git gave no usable answer", hint="see it with 'thopter ssh'")
     return head, int(counts[0]), int(counts[1])
 

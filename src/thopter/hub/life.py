@@ -7,7 +7,7 @@ import importlib
 import logging
 import os
 from collections.abc import Awaitable, Callable
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import thopter
 from thopter.hub.auth import Throttle, Tokens
@@ -20,6 +20,9 @@ from thopter.kit.settings import Settings
 from thopter.model.api import HubInfo
 from thopter.model.errors import HubUnreachable, NotNow, StorageFull, ThopterError
 from thopter.model.events import Event
+
+if TYPE_CHECKING:
+    from thopter.store.page_sessions import SessionRow
 
 log = logging.getLogger("thopter.hub.life")
 
@@ -120,19 +123,32 @@ class Hub:
         return str(self.settings.get("page.url")).rstrip("/") or origin or found
 
     async def keep_sessions(self) -> None:
-        """Write down when pages were last used, until cancelled."""
+        """Write down when pages were last used, and end the sessions whose time is over (their devices get
+        no notes any more), until cancelled."""
+        await self._arrived.wait()
         while True:
-            await self.clock.sleep(SEEN_SECONDS)
             await self.tell_seen()
+            await self.clock.sleep(SEEN_SECONDS)
 
     async def tell_seen(self) -> None:
         """Write it down now."""
         untold = self.tokens.pages.take_untold()
-        if untold and self._inside is not None:
+        if self._inside is not None:
             try:
-                await self._inside.fleet.page_sessions.seen(untold)
+                if untold:
+                    await self._inside.fleet.page_sessions.seen(untold)
+                await self.sessions(self._inside)
             except ThopterError as error:
                 log.warning("the pages' last use could not be written down: %s", error.message)
+
+    async def sessions(self, inside: Composition) -> list[SessionRow]:
+        """The sessions of pages that are not over; what is, is ended."""
+        now, pages = self.clock.now_ms(), self.tokens.pages
+        rows = await inside.fleet.page_sessions.all()
+        over = [r.id for r in rows if pages.over(r, now)]
+        for id_ in await inside.fleet.page_sessions.end(over, "its time was over") if over else []:
+            pages.remove(id_)
+        return [r for r in rows if r.id not in over]
 
     @property
     def ending(self) -> bool:

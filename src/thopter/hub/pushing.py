@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from thopter.gateway.policy.addresses import forbidden
+from thopter.kit.sanitize import one_line
 from thopter.kit.secrets import SecretStore, secret
 from thopter.kit.settings import Settings, split
 from thopter.kit.webpush import authorization, b64, encrypt, fresh_key, private_key, public_point
@@ -120,6 +121,7 @@ class Pusher:
             "Topic": order.topic,
             "Content-Encoding": "aes128gcm",
             "Content-Type": "application/octet-stream",
+            "Accept-Encoding": "identity",
             "Authorization": authorization(key, order.endpoint, self._subject(), int(time.time())),
         }
         body = encrypt(order.payload, order.p256dh, order.auth)
@@ -148,9 +150,9 @@ async def _told(answer: httpx2.Response) -> Pushed:
     if answer.status_code in (404, 410):
         return Pushed(problem="the device does not want notes any more", gone=True)
     said = b""
-    async for piece in answer.aiter_bytes():
+    async for piece in answer.aiter_raw():  # unpacked, a small answer could be a huge one
         said += piece
         if len(said) >= _ANSWER_MAX:
             break
-    words = " ".join(said[:_ANSWER_MAX].decode("utf-8", "replace").split())
+    words = one_line(said[:_ANSWER_MAX].decode("utf-8", "replace"))
     return Pushed(problem=f"the push service answered {answer.status_code} {words}".strip())

@@ -60,8 +60,11 @@ class DeviceTable:
         sql = f"SELECT {_COLUMNS} FROM push_subscriptions ORDER BY created_ms, id"
         return [_row(row) for row in self._conn.rows(sql)]
 
-    def put(self, row: DeviceRow) -> None:
-        """Record it in the place of what had its endpoint; of too many of a session the oldest goes."""
+    def put(self, row: DeviceRow) -> bool:
+        """Record it in the place of what had its endpoint; of too many of a session the oldest goes. False,
+        and nothing is recorded, when its session is over."""
+        if not self._conn.rows("SELECT id FROM page_sessions WHERE id = ?", (row.session,)):
+            return False
         self._conn.run("DELETE FROM push_subscriptions WHERE endpoint = ?", (row.endpoint,))
         own = [r.id for r in self.all() if r.session == row.session]
         self.delete(own[: max(len(own) + 1 - MOST, 0)])
@@ -74,6 +77,7 @@ class DeviceTable:
                 row.created_ms,
             ),
         )  # fmt: skip
+        return True
 
     def delete(self, ids: Iterable[str]) -> list[str]:
         """Forget these; returns those that were there."""
@@ -95,9 +99,9 @@ class Devices:
         """See :meth:`DeviceTable.all`."""
         return await self._db.read(lambda c: DeviceTable(c).all())
 
-    async def put(self, row: DeviceRow) -> None:
+    async def put(self, row: DeviceRow) -> bool:
         """See :meth:`DeviceTable.put`."""
-        await self._db.write(lambda c: DeviceTable(c).put(row))
+        return await self._db.write(lambda c: DeviceTable(c).put(row))
 
     async def delete(self, id_: str) -> bool:
         """Forget it; False when it was not there."""

@@ -26,6 +26,7 @@ from thopter.model.errors import NotFound
 from thopter.store.page_sessions import SessionRow
 
 _AGENT_MAX = 300
+_LOGIN_MAX = 4096  # anybody may send it
 
 
 async def make_link(call: Call[NoQuery, LinkRequest]) -> LoginLink:
@@ -64,7 +65,7 @@ async def log_in(call: Call[NoQuery, LoginRequest]) -> Login:
 async def list_sessions(call: Call[NoQuery, Nothing]) -> SessionList:
     """Who is logged in: all for an admin, else one's own."""
     mine = own_id(call.holder)
-    rows = [r for r in await _kept(call) if ADMIN in call.holder.scopes or r.id == mine]
+    rows = [r for r in await call.hub.sessions(call.parts) if ADMIN in call.holder.scopes or r.id == mine]
     return SessionList(sessions=[view_of(call.hub, row, mine) for row in rows])
 
 
@@ -86,8 +87,7 @@ async def end_session(call: Call[NoQuery, Nothing]) -> Nothing:
 async def end_all_sessions(call: Call[NoQuery, Nothing]) -> Ended:
     """End all, the caller's own too; unused links are worth nothing any more."""
     call.hub.tokens.pages.drop_links()
-    rows = await call.fleet.page_sessions.all()
-    gone = await call.fleet.page_sessions.end([r.id for r in rows], "logged out everywhere")
+    gone = await call.fleet.page_sessions.end(None, "logged out everywhere")
     _let_go(call, gone, own_id(call.holder))
     return Ended(ended=len(gone))
 
@@ -97,17 +97,6 @@ def _let_go(call: Call[NoQuery, Nothing], gone: list[str], mine: str) -> None:
         call.headers.append((b"set-cookie", set_cookie(call.visit.origin, "", 0)))
     for id_ in gone:
         call.hub.tokens.pages.remove(id_)
-
-
-async def _kept(call: Call[NoQuery, Nothing]) -> list[SessionRow]:
-    """Those that are not over; what is, is forgotten."""
-    now, pages = call.hub.clock.now_ms(), call.hub.tokens.pages
-    rows = await call.fleet.page_sessions.all()
-    over = [r.id for r in rows if pages.over(r, now)]
-    if over:
-        for id_ in await call.fleet.page_sessions.end(over, "its time was over"):
-            pages.remove(id_)
-    return [r for r in rows if r.id not in over]
 
 
 def view_of(hub: Hub, row: SessionRow, mine: str) -> SessionView:
@@ -136,6 +125,7 @@ ROUTES = (
         handler=log_in,
         request=LoginRequest,
         response=Login,
+        body_max=_LOGIN_MAX,
         status=201,
         mutating=True,
         repeatable=True,

@@ -20,8 +20,8 @@ class PageSessionsPort(Protocol):
     async def begin(self, row: SessionRow) -> None:
         """Record a login; Conflict when there are too many."""
 
-    async def end(self, ids: Sequence[str], why: str) -> list[str]:
-        """Forget these; returns those that were there."""
+    async def end(self, ids: Sequence[str] | None, why: str) -> list[str]:
+        """Forget these (None: all); returns those that were there."""
 
     async def seen(self, when: Mapping[str, int]) -> None:
         """Note when sessions were last used."""
